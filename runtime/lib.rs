@@ -1,0 +1,21 @@
+//! The engine of aieng: a model file is loaded, requests are submitted, tokens stream back.
+//!
+//! `load` reads model files, `tokenizer` and `chat` turn text into token ids and back, `model` describes and runs a
+//! transformer, `scheduler` and `kv` decide (integers only) what the next step computes, `engine` joins them.
+#![deny(unsafe_code)]
+
+pub mod chat;
+pub mod engine;
+mod error;
+pub mod load;
+pub mod model;
+pub mod perplexity;
+pub mod sampling;
+pub mod tokenizer;
+
+pub use error::{Error, Result};
+
+/// Index of a token in the model's vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct TokenId(pub u32);
