@@ -313,7 +313,7 @@ fn unreadable() {
     let folder = Folder::new("unreadable");
     let path = folder.0.join("model.gguf");
     std::fs::write(&path, small().bytes()).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::read(&path).is_ok() {
         println!("skipped: the superuser may read anything");
         return;
