@@ -1,2 +1,7 @@
 //! The command line of aieng.
+#![allow(dead_code)]
+
+mod models;
+mod pull;
+
 fn main() {}
