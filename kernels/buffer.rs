@@ -2,7 +2,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -13,7 +13,11 @@ pub struct AlignedBuffer {
     len: usize,
 }
 
-const ALIGN: usize = 64;
+/// What buffers are aligned to.
+#[repr(align(64))]
+struct CacheLine;
+
+const ALIGN: usize = align_of::<CacheLine>();
 
 // SAFETY: the buffer owns its memory, and shared access to it is read-only.
 unsafe impl Send for AlignedBuffer {}
@@ -24,7 +28,7 @@ impl AlignedBuffer {
     /// `len` zero bytes, or `None` if the system has no memory left.
     pub fn new(len: usize) -> Option<AlignedBuffer> {
         if len == 0 {
-            return Some(AlignedBuffer { ptr: NonNull::<u64>::dangling().cast(), len });
+            return Some(AlignedBuffer { ptr: NonNull::<CacheLine>::dangling().cast(), len });
         }
         let layout = Layout::from_size_align(len, ALIGN).ok()?;
         // SAFETY: the layout's size is not zero.
@@ -57,6 +61,31 @@ impl Drop for AlignedBuffer {
 impl fmt::Debug for AlignedBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AlignedBuffer({} bytes)", self.len)
+    }
+}
+
+/// Zeroed f32 in an [`AlignedBuffer`].
+#[derive(Debug)]
+pub struct Floats(AlignedBuffer);
+
+impl Floats {
+    /// `len` zeros, or `None` if the system has no memory left.
+    pub fn new(len: usize) -> Option<Floats> {
+        AlignedBuffer::new(len.checked_mul(size_of::<f32>())?).map(Floats)
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(self.0.as_slice())
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(self.0.as_mut_slice())
     }
 }
 

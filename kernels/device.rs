@@ -27,4 +27,12 @@ impl Device {
             Device::Cpu(cpu) => cpu.pool().threads(),
         }
     }
+
+    /// Binds the calling thread, the first of those that run an operation, to its core, if the device's threads are
+    /// bound to cores.
+    pub fn pin_caller(&self) {
+        if let Device::Cpu(cpu) = self {
+            cpu.pool().pin_caller();
+        }
+    }
 }

@@ -342,3 +342,10 @@ fn shown(name: &str) -> String {
     }
     text
 }
+
+impl AsRef<[u8]> for Gguf {
+    /// The whole file.
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
