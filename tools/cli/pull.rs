@@ -55,11 +55,8 @@ impl Store {
 }
 
 fn cannot(action: &str, path: &Path, error: &std::io::Error) -> ModelError {
-    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
-    let hint = match error.kind() {
-        PermissionDenied | ReadOnlyFilesystem | StorageFull => " (AIENG_HOME sets another folder for models)",
-        _ => "",
-    };
+    let elsewhere = action == "create" || error.kind() == std::io::ErrorKind::StorageFull;
+    let hint = if elsewhere { " (AIENG_HOME sets another folder for models)" } else { "" };
     ModelError(format!("{}: cannot {action}: {error}{hint}", path.display()))
 }
 

