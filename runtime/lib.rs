@@ -13,6 +13,7 @@ pub mod perplexity;
 pub mod sampling;
 pub mod tokenizer;
 
+pub use aieng_kernels::{DType, Isa};
 pub use error::{Error, Result};
 
 /// Index of a token in the model's vocabulary.

