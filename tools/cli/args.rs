@@ -20,9 +20,7 @@ pub struct ModelArgs {
 /// What computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DeviceName {
-    /// Hand-written kernels
     Cpu,
-    /// Scalar f32, slow and exact: what the kernels are tested against
     Reference,
 }
 
@@ -56,7 +54,7 @@ pub fn device_config(device: DeviceName, isa: Option<IsaName>) -> Result<DeviceC
 /// Where the model runs.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// What computes
+    /// What computes; the reference is scalar f32, slow and exact
     #[arg(long, value_enum, default_value = "cpu", help_heading = "Device")]
     pub device: DeviceName,
     /// Instruction set [default: the best that this CPU has]

@@ -78,7 +78,7 @@ fn listing(path: &Path, gguf: &Gguf, summary: &Summary, tensors: bool) -> String
     let mut lines = String::new();
     // A String takes every write.
     let _ = writeln!(lines, "{}", path.display());
-    let _ = writeln!(lines, "{}: {} parameters, {}", summary.name(), count(summary.parameters), size(summary.bytes));
+    let _ = writeln!(lines, "{}, {} of weights", summary.name(), size(summary.bytes));
     let _ = writeln!(lines, "\nmetadata");
     for (key, value) in gguf.metadata().entries() {
         let _ = writeln!(lines, "  {:<42} {}", key.escape_debug().to_string(), value.brief());

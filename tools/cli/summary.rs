@@ -17,11 +17,35 @@ pub struct DTypeTotal {
     pub bytes: u64,
 }
 
+/// Mixes of formats by their number in `general.file_type`, as llama.cpp names them (llama.h, enum llama_ftype).
+const FILE_TYPES: [(u64, &str); 18] = [
+    (0, "F32"),
+    (1, "F16"),
+    (2, "Q4_0"),
+    (3, "Q4_1"),
+    (7, "Q8_0"),
+    (8, "Q5_0"),
+    (9, "Q5_1"),
+    (10, "Q2_K"),
+    (11, "Q3_K_S"),
+    (12, "Q3_K_M"),
+    (13, "Q3_K_L"),
+    (14, "Q4_K_S"),
+    (15, "Q4_K_M"),
+    (16, "Q5_K_S"),
+    (17, "Q5_K_M"),
+    (18, "Q6_K"),
+    (21, "Q2_K_S"),
+    (32, "BF16"),
+];
+
 /// A model in one line, and its formats.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     /// As in "llama"; "?" if the file does not say.
     pub architecture: String,
+    /// The mix of formats, or else the one with most bytes, as in "Q4_K_M".
+    pub file_type: &'static str,
     /// Elements of all tensors. Tied embeddings count once.
     pub parameters: u64,
     /// Bytes of all tensors.
@@ -41,13 +65,17 @@ impl Summary {
         dtypes.sort_by_key(|total| std::cmp::Reverse(total.bytes));
         let parameters = dtypes.iter().map(|total| total.parameters).sum();
         let bytes = dtypes.iter().map(|total| total.bytes).sum();
-        Summary { architecture, parameters, bytes, dtypes }
+        let file_type = match gguf.metadata().get("general.file_type") {
+            Some(Value::Unsigned(n)) => FILE_TYPES.iter().find(|(number, _)| number == n).map(|(_, name)| *name),
+            _ => None,
+        };
+        let file_type = file_type.or(dtypes.first().map(|total| total.dtype)).unwrap_or("?");
+        Summary { architecture, file_type, parameters, bytes, dtypes }
     }
 
-    /// Architecture, size and main format, as in "llama 134.52 M Q4_1".
+    /// Architecture, size and mix of formats, as in "llama 134.52 M Q4_1".
     pub fn name(&self) -> String {
-        let dtype = self.dtypes.first().map_or("?", |total| total.dtype);
-        format!("{} {} {dtype}", self.architecture, count(self.parameters))
+        format!("{} {} {}", self.architecture, count(self.parameters), self.file_type)
     }
 }
 

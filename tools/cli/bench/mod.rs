@@ -46,7 +46,7 @@ pub struct BenchArgs {
     /// Tokens in one step of a prompt
     #[arg(short, long, value_name = "N", default_value_t = 512)]
     batch_size: usize,
-    /// What computes
+    /// What computes; the reference is scalar f32, slow and exact
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceName,
     /// Instruction sets, separated by commas [default: the best that this CPU has]
