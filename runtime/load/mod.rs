@@ -3,7 +3,13 @@
 mod gguf;
 mod map;
 mod metadata;
+#[cfg(any(test, feature = "testing"))]
+pub mod mutate;
 mod reader;
+#[cfg(test)]
+mod tests;
+#[cfg(any(test, feature = "testing"))]
+pub mod writer;
 
 pub use gguf::{Gguf, TensorInfo};
 pub use metadata::{Array, Metadata, Strings, Value};

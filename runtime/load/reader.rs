@@ -58,11 +58,13 @@ impl<'a> Reader<'a> {
     }
 
     /// An error about `field`.
+    #[cold]
     pub(super) fn error(&self, field: Arguments, what: Arguments) -> Error {
         Error::format(self.path, format!("{field}: {what}"))
     }
 
     /// The next `n` bytes.
+    #[inline]
     pub(super) fn take(&mut self, n: usize, field: Arguments) -> Result<&'a [u8]> {
         let Some(bytes) = self.bytes[self.at..].get(..n) else {
             let what = format_args!("the file ends at byte {}: {n} bytes wanted at {}", self.bytes.len(), self.at);
@@ -76,6 +78,7 @@ impl<'a> Reader<'a> {
         Ok(unsigned(self.take(4, field)?) as u32)
     }
 
+    #[inline]
     pub(super) fn u64(&mut self, field: Arguments) -> Result<u64> {
         Ok(unsigned(self.take(8, field)?))
     }
@@ -90,6 +93,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string of at most `max` bytes.
+    #[inline]
     pub(super) fn string(&mut self, max: usize, field: Arguments) -> Result<&'a str> {
         let len = self.u64(field)?;
         let Some(n) = usize::try_from(len).ok().filter(|n| *n <= self.left()) else {
@@ -170,6 +174,7 @@ impl<'a> Reader<'a> {
 }
 
 /// At most 8 little-endian bytes.
+#[inline]
 fn unsigned(bytes: &[u8]) -> u64 {
     let mut wide = [0; 8];
     wide[..bytes.len()].copy_from_slice(bytes);

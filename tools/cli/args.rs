@@ -2,19 +2,28 @@
 //! Ranges that the runtime checks are not checked again here.
 
 use crate::failure::{Failure, Result};
+use crate::models::DEFAULT_MODEL;
 use crate::progress::Progress;
+use crate::pull::command::model_file;
 use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig};
 use aieng_runtime::sampling::SamplingParams;
 use aieng_runtime::{Isa, TokenId};
 use clap::{Args, ValueEnum};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// An alias (see `aieng pull --help`; pulled on first use) or the path of a GGUF file
-    #[arg(short, long, default_value = "smollm2-135m")]
+    /// An alias or hf:org/repo/file.gguf, pulled on first use (see `aieng pull --help`), or the path of a GGUF file
+    #[arg(short, long, default_value = DEFAULT_MODEL)]
     pub model: String,
+}
+
+impl ModelArgs {
+    /// The model's file, pulled if it is not there.
+    pub fn file(&self) -> Result<PathBuf> {
+        model_file(&self.model)
+    }
 }
 
 /// What computes.

@@ -4,7 +4,7 @@ use crate::args::{DeviceArgs, ModelArgs, SamplingArgs, load_engine};
 use crate::failure::{Failure, Result};
 use crate::generation::generate;
 use crate::input::Lines;
-use crate::{interrupt, models, output, prompt};
+use crate::{interrupt, output, prompt};
 use aieng_runtime::TokenId;
 use aieng_runtime::chat::{ChatTemplate, Message};
 use aieng_runtime::engine::{Engine, FinishReason, Request};
@@ -34,7 +34,7 @@ pub fn run(args: ChatArgs) -> Result<()> {
     interrupt::install();
     let sampling = args.sampling.params(None)?;
     let config = args.device.engine_config(args.ctx)?;
-    let engine = load_engine(&models::resolve(&args.model.model)?, &config)?;
+    let engine = load_engine(&args.model.file()?, &config)?;
     let Some(template) = engine.chat_template() else {
         return Err(Failure::Failed("the model has no chat template; `aieng run --raw` continues a text".into()));
     };

@@ -2,8 +2,8 @@
 
 use crate::args::ModelArgs;
 use crate::failure::Result;
+use crate::output;
 use crate::summary::{Summary, count, size};
-use crate::{models, output};
 use aieng_runtime::load::{Gguf, TensorInfo, Value};
 use clap::Args;
 use serde::Serialize;
@@ -50,7 +50,7 @@ impl<'a> Tensor<'a> {
 
 /// Runs the command.
 pub fn run(args: InfoArgs) -> Result<()> {
-    let path = models::resolve(&args.model.model)?;
+    let path = args.model.file()?;
     let gguf = Gguf::open(&path)?;
     let summary = Summary::new(&gguf);
     if !args.json {

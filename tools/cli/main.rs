@@ -35,7 +35,7 @@ struct Cli {
 enum Command {
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
-    Pull(pull::PullArgs),
+    Pull(pull::command::PullArgs),
     Info(info::InfoArgs),
     Tokenize(tokenize::TokenizeArgs),
     Perplexity(perplexity::PerplexityArgs),
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::run(args),
-        Command::Pull(args) => pull::run(args),
+        Command::Pull(args) => pull::command::run(args),
         Command::Info(args) => info::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Perplexity(args) => perplexity::run(args),

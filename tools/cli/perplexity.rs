@@ -3,7 +3,7 @@
 use crate::args::{DeviceArgs, ModelArgs};
 use crate::failure::Result;
 use crate::progress::Progress;
-use crate::{input, models, output};
+use crate::{input, output};
 use aieng_runtime::load::Gguf;
 use aieng_runtime::model::Model;
 use aieng_runtime::perplexity::{Perplexity, perplexity};
@@ -42,7 +42,7 @@ struct Output {
 pub fn run(args: PerplexityArgs) -> Result<()> {
     let config = args.device.engine_config(args.ctx)?;
     let text = input::file(&args.file)?;
-    let path = models::resolve(&args.model.model)?;
+    let path = args.model.file()?;
     let tokens = Tokenizer::from_metadata(Gguf::open(&path)?.metadata())?.encode(&text, true, false)?;
     let mut model = {
         let progress = Progress::fraction("Loading");

@@ -1,16 +1,14 @@
-//! `aieng pull`: a stand-in.
+//! `aieng pull`: fetches a model into the cache.
 
-use crate::failure::{Failure, Result};
-use clap::Args;
+pub mod command;
 
-/// Fetch a model
-#[derive(Debug, Args)]
-pub struct PullArgs {
-    /// Alias
-    model: String,
-}
+use crate::models::{ModelError, Result};
+use std::path::PathBuf;
 
-/// Runs the command.
-pub fn run(args: PullArgs) -> Result<()> {
-    Err(Failure::Failed(format!("{}: not yet", args.model)))
+/// Told the stage, and how far it is: bytes done, and bytes in all (0 where that is not known).
+pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
+
+/// Fetches the file that an alias or `hf:` name stands for, unless the cache has it, and returns its path.
+pub fn pull(model: &str, _progress: Progress) -> Result<PathBuf> {
+    Err(ModelError(format!("{model}: not yet")))
 }

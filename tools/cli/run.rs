@@ -3,7 +3,7 @@
 use crate::args::{DeviceArgs, ModelArgs, SamplingArgs, load_engine};
 use crate::failure::{Failure, Result};
 use crate::generation::{Generation, generate, reason_name};
-use crate::{input, interrupt, models, output, prompt};
+use crate::{input, interrupt, output, prompt};
 use aieng_runtime::TokenId;
 use aieng_runtime::engine::{Engine, FinishReason, Logprobs, Request, TokenLogprob};
 use aieng_runtime::tokenizer::Tokenizer;
@@ -45,7 +45,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let sampling = args.sampling.params(args.top_logprobs)?;
     let config = args.device.engine_config(args.ctx)?;
     let text = input::prompt(args.prompt.clone())?;
-    let engine = load_engine(&models::resolve(&args.model.model)?, &config)?;
+    let engine = load_engine(&args.model.file()?, &config)?;
     let prompt = prompt_ids(&engine, &args, &text)?;
 
     let mut ends_line = true;

@@ -2,7 +2,7 @@
 
 use crate::args::ModelArgs;
 use crate::failure::Result;
-use crate::{input, models, output};
+use crate::{input, output};
 use aieng_runtime::TokenId;
 use aieng_runtime::load::Gguf;
 use aieng_runtime::tokenizer::Tokenizer;
@@ -38,7 +38,7 @@ struct Output {
 /// Runs the command.
 pub fn run(args: TokenizeArgs) -> Result<()> {
     let text = input::argument_or_stdin(args.text)?;
-    let gguf = Gguf::open(&models::resolve(&args.model.model)?)?;
+    let gguf = Gguf::open(&args.model.file()?)?;
     let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
     let ids = tokenizer.encode(&text, !args.no_bos, args.special)?;
     let pieces: Vec<String> = ids.iter().map(|&id: &TokenId| tokenizer.token_text(id)).collect();

@@ -10,7 +10,6 @@ mod report;
 use crate::args::{DeviceName, IsaName, ModelArgs, device_config, load_engine};
 use crate::failure::{Failure, Result};
 use crate::generation::generate;
-use crate::models;
 use crate::summary::Summary;
 use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig, Request};
 use aieng_runtime::load::Gguf;
@@ -64,7 +63,7 @@ pub struct BenchArgs {
 pub fn run(args: BenchArgs) -> Result<()> {
     let tests = tests(&args)?;
     let configs = configs(&args, &tests)?;
-    let path = models::resolve(&args.model.model)?;
+    let path = args.model.file()?;
     let summary = Summary::new(&Gguf::open(&path)?);
     let mut report = Report::new(match (args.json, args.csv) {
         (true, _) => Format::Json,

@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-pub const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
+pub const SMOLLM2: &str = "smollm2-135m.gguf";
+pub const GEMMA3: &str = "gemma3-270m.gguf";
 
 /// Longer than any test takes; a hang must not become the whole suite's.
 const DEADLINE: Duration = Duration::from_secs(300);
