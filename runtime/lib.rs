@@ -17,6 +17,7 @@ pub mod sampling;
 mod scheduler;
 pub mod tokenizer;
 
+pub use aieng_kernels::{DType, Isa};
 pub use error::{Error, Result};
 
 /// Index of a token in the model's vocabulary.
