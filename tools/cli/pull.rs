@@ -3,6 +3,7 @@
 //! Invariants: a file gets its final name only after its length and SHA-256 were checked and its bytes were written to
 //! the disk; whatever interrupts a pull, the next one continues with what is there; one process at a time pulls one model.
 
+pub mod command;
 mod hub;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,85 @@
+//! What stands between every exported function and its caller: errors become statuses, panics end here.
+//!
+//! A panic inside a call on an engine may leave that engine's state half changed. So it is shut down, and each later call
+//! on it is `AIENG_ERR_CLOSED` with the panic's message; other engines and the host go on.
+
+use crate::abi::{aieng_engine, aieng_status};
+use crate::engine;
+use crate::status::fail;
+use aieng_runtime::engine::Engine;
+use aieng_runtime::{Error, Result};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs the body of an exported function.
+pub(crate) fn call(body: impl FnOnce() -> Result<aieng_status>) -> aieng_status {
+    // Unwind safe: what a body shares with later calls are the handle tables, whose locks hold no half-made state, and
+    // engines, which `call_engine` closes.
+    catch_unwind(AssertUnwindSafe(|| body().unwrap_or_else(|error| fail(&error))))
+        .unwrap_or_else(|payload| fail(&Error::Internal(message(payload))))
+}
+
+/// Runs the body of an exported function on an engine.
+pub(crate) fn call_engine(
+    handle: *mut aieng_engine,
+    body: impl FnOnce(&Engine) -> Result<aieng_status>,
+) -> aieng_status {
+    call(|| {
+        let entry = engine::find(handle)?;
+        if let Some(why) = entry.poison.get() {
+            return Err(Error::Closed(format!("the engine was closed by an internal error: {why}")));
+        }
+        // Unwind safe: after a panic, only `shutdown` and drop see the engine again.
+        catch_unwind(AssertUnwindSafe(|| body(&entry.engine))).unwrap_or_else(|payload| {
+            let why = message(payload);
+            let first = entry.poison.set(why.clone()).is_ok();
+            if first && let Err(payload) = catch_unwind(AssertUnwindSafe(|| entry.engine.shutdown())) {
+                message(payload);
+            }
+            Err(Error::Internal(why))
+        })
+    })
+}
+
+/// What a panic said.
+pub(crate) fn message(payload: Box<dyn Any + Send>) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        return (*text).to_owned();
+    }
+    match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(other) => {
+            // Dropping it would run code of unknown origin that may itself panic, here outside any guard.
+            std::mem::forget(other);
+            "a panic without a message".to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{AIENG_ERR_BUSY, AIENG_ERR_INTERNAL, AIENG_OK};
+    use crate::status::aieng_last_error;
+    use std::ffi::CStr;
+
+    #[test]
+    fn errors_and_panics_become_statuses() {
+        assert_eq!(call(|| Ok(AIENG_OK)), AIENG_OK);
+        assert_eq!(call(|| Err(Error::Busy("full".into()))), AIENG_ERR_BUSY);
+        assert_eq!(call(|| panic!("row {}", 7)), AIENG_ERR_INTERNAL);
+        // SAFETY: a string that ends in NUL, read before the next failing call.
+        assert_eq!(unsafe { CStr::from_ptr(aieng_last_error()) }, c"internal error: row 7");
+    }
+
+    #[test]
+    fn a_payload_that_panics_in_drop_does_no_harm() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("in drop");
+            }
+        }
+        assert_eq!(call(|| std::panic::panic_any(Bomb)), AIENG_ERR_INTERNAL);
+    }
+}

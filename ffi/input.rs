@@ -1,0 +1,199 @@
+//! Structs, strings and arrays as they come from the caller: checked as far as C lets a callee check, then copied or lent.
+//!
+//! A struct's first field is its size as the caller knows it. Shorter than ours: the missing fields are zero. Longer: what
+//! we do not know must be zero. So old and new callers and libraries mix, and nothing is silently left out.
+
+use crate::abi::*;
+use aieng_runtime::{Error, Result};
+use std::ffi::{CStr, c_char};
+use std::mem::MaybeUninit;
+
+/// AIENG_STRLEN: the string ends at its NUL.
+pub(crate) const STRLEN: usize = usize::MAX;
+
+/// A struct_size above this is taken for memory that nobody has written.
+const MAX_STRUCT_SIZE: usize = 4096;
+
+/// A struct that begins with `uint32_t struct_size`.
+///
+/// # Safety
+/// `repr(C)`, begins with a `u32`, and is valid for all bytes: integers, floats and raw pointers only.
+pub(crate) unsafe trait Versioned: Copy {
+    /// Its size when it was first released. Never changed.
+    const FIRST_SIZE: usize;
+}
+
+// SAFETY: (all five) `repr(C)`, `struct_size` first, and integers, floats and raw pointers only: see abi.rs.
+unsafe impl Versioned for aieng_engine_config {
+    const FIRST_SIZE: usize = 48;
+}
+// SAFETY: as above.
+unsafe impl Versioned for aieng_sampling {
+    const FIRST_SIZE: usize = 120;
+}
+// SAFETY: as above.
+unsafe impl Versioned for aieng_message {
+    const FIRST_SIZE: usize = 40;
+}
+// SAFETY: as above.
+unsafe impl Versioned for aieng_request {
+    const FIRST_SIZE: usize = 64;
+}
+// SAFETY: as above.
+unsafe impl Versioned for aieng_event {
+    const FIRST_SIZE: usize = 120;
+}
+
+pub(crate) fn invalid(what: String) -> Error {
+    Error::InvalidArgument(what)
+}
+
+/// A copy of the struct at `at`, fields that the caller does not know being zero.
+///
+/// # Safety
+/// `at` is NULL, or points to as many readable bytes as the `u32` there says, and to that `u32`.
+pub(crate) unsafe fn read<T: Versioned>(name: &str, at: *const T) -> Result<T> {
+    // SAFETY: passed on.
+    let size = unsafe { struct_size(name, at) }?;
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: `size` bytes are readable at `at`, `size_of::<T>()` writable in `value`, and one is a local variable.
+    unsafe { at.cast::<u8>().copy_to_nonoverlapping(value.as_mut_ptr().cast(), size.min(size_of::<T>())) };
+    // SAFETY: all of it is initialised, by zeroes or by the copy, and any bytes are a valid `T`.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// Overwrites the struct at `at`, as much of it as the caller knows, but for its `struct_size`.
+///
+/// # Safety
+/// [`struct_size`] has accepted `at`, whose bytes are writable.
+pub(crate) unsafe fn write<T: Versioned>(at: *mut T, value: &T) {
+    // SAFETY: `at` holds its size, and at least `FIRST_SIZE` bytes.
+    let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
+    let known = size.min(size_of::<T>());
+    let skip = size_of::<u32>();
+    // SAFETY: `known` bytes are readable in `value` and writable at `at`; a `&T` does not alias what is written.
+    unsafe {
+        let source = std::ptr::from_ref(value).cast::<u8>().add(skip);
+        source.copy_to_nonoverlapping(at.cast::<u8>().add(skip), known - skip);
+    }
+}
+
+/// The size of the struct at `at`, which is one that [`read`] accepts.
+///
+/// # Safety
+/// As for [`read`].
+pub(crate) unsafe fn struct_size<T: Versioned>(name: &str, at: *const T) -> Result<usize> {
+    if at.is_null() {
+        return Err(invalid(format!("{name}: NULL")));
+    }
+    // SAFETY: not NULL, so at least the size is there.
+    let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
+    let known = size_of::<T>();
+    if size < T::FIRST_SIZE || size > MAX_STRUCT_SIZE {
+        return Err(invalid(format!("{name}.struct_size: {size}, where sizeof is {known} (was it set?)")));
+    }
+    for offset in known..size {
+        // SAFETY: inside the `size` bytes that the caller vouches for.
+        if unsafe { at.cast::<u8>().add(offset).read() } != 0 {
+            return Err(invalid(format!(
+                "{name}.struct_size: {size}, but this library knows {known} bytes of it (ABI {AIENG_ABI_VERSION}), and \
+                 byte {offset} is not zero"
+            )));
+        }
+    }
+    Ok(size)
+}
+
+/// The elements of an array of structs, each as large as the first says.
+///
+/// # Safety
+/// `at` is NULL, or points to `count` structs that [`read`] may be called on.
+pub(crate) unsafe fn read_all<T: Versioned>(name: &str, at: *const T, count: usize) -> Result<Vec<T>> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: passed on; there is a first element.
+    let stride = unsafe { struct_size(name, at) }?;
+    if count > isize::MAX as usize / stride {
+        return Err(invalid(format!("{name}: {count} elements are more than memory can hold")));
+    }
+    let mut all = Vec::new();
+    reserve(name, &mut all, count)?;
+    for i in 0..count {
+        // SAFETY: inside the array, whose elements are `stride` apart.
+        let (element, size) = unsafe {
+            let element = at.byte_add(i * stride);
+            (element, element.cast::<u32>().read_unaligned() as usize)
+        };
+        if size != stride {
+            return Err(invalid(format!("{name}[{i}].struct_size: {size}, but the first element's is {stride}")));
+        }
+        // SAFETY: as above.
+        all.push(unsafe { read(name, element) }?);
+    }
+    Ok(all)
+}
+
+/// Makes room for `count` more elements.
+pub(crate) fn reserve<T>(name: &str, list: &mut Vec<T>, count: usize) -> Result<()> {
+    list.try_reserve_exact(count).map_err(|_| Error::OutOfMemory(format!("{name}: no memory for {count} elements")))
+}
+
+/// The array of `count` plain values.
+///
+/// # Safety
+/// `at` is NULL, or points to `count` values that nobody changes for `'a`; any bytes are a valid `T`.
+pub(crate) unsafe fn slice<'a, T>(name: &str, at: *const T, count: usize) -> Result<&'a [T]> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    if at.is_null() {
+        return Err(invalid(format!("{name}: NULL, but a count of {count}")));
+    }
+    if !at.is_aligned() || count > isize::MAX as usize / size_of::<T>() {
+        return Err(invalid(format!("{name}: {count} elements at {at:p} cannot be an array")));
+    }
+    // SAFETY: `count` values are there, aligned, and no more bytes than a slice may have.
+    Ok(unsafe { std::slice::from_raw_parts(at, count) })
+}
+
+/// The UTF-8 string of `length` bytes, or up to its NUL for [`STRLEN`].
+///
+/// # Safety
+/// `at` is NULL, or points to such a string that nobody changes for `'a`.
+pub(crate) unsafe fn text<'a>(name: &str, at: *const c_char, length: usize) -> Result<&'a str> {
+    let bytes = if length == STRLEN && !at.is_null() {
+        // SAFETY: not NULL, and its length says that it ends in NUL.
+        unsafe { CStr::from_ptr(at) }.to_bytes()
+    } else {
+        // SAFETY: passed on; any bytes are valid `u8`.
+        unsafe { slice(name, at.cast::<u8>(), length) }?
+    };
+    std::str::from_utf8(bytes).map_err(|error| invalid(format!("{name}: not UTF-8 at byte {}", error.valid_up_to())))
+}
+
+/// A copy of a string.
+pub(crate) fn owned(name: &str, text: &str) -> Result<String> {
+    let mut copy = String::new();
+    copy.try_reserve_exact(text.len())
+        .map_err(|_| Error::OutOfMemory(format!("{name}: no memory for {} bytes", text.len())))?;
+    copy.push_str(text);
+    Ok(copy)
+}
+
+/// Refuses flag bits that this library does not know.
+pub(crate) fn known_flags(name: &str, flags: u32, known: u32) -> Result<()> {
+    match flags & !known {
+        0 => Ok(()),
+        unknown => Err(invalid(format!("{name}: unknown bits {unknown:#x}"))),
+    }
+}
+
+/// A truth value.
+pub(crate) fn flag(name: &str, value: u32) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(invalid(format!("{name}: {value} is neither 0 nor 1"))),
+    }
+}
