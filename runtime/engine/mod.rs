@@ -11,6 +11,7 @@ mod tests;
 pub use executor::Executor;
 
 use crate::chat::ChatTemplate;
+use crate::load::Metadata;
 use crate::model::Model;
 use crate::queue::Queue;
 use crate::sampling::SamplingParams;
@@ -244,9 +245,7 @@ impl Engine {
 
     /// Starts the step thread of a model that was loaded with the same config.
     pub fn start(model: Model, config: &EngineConfig) -> Result<Engine> {
-        let metadata = model.file().metadata();
-        let tokenizer = Arc::new(Tokenizer::from_metadata(metadata)?);
-        let template = ChatTemplate::from_metadata(metadata)?;
+        let metadata = model.file().metadata().clone();
         let limits = Limits {
             sequences: config.max_sequences,
             batch_tokens: config.max_batch_tokens,
@@ -254,20 +253,26 @@ impl Engine {
             block_tokens: BLOCK_TOKENS,
         };
         let (context, vocab) = (model.context(), model.vocab());
-        let shared = Arc::new(Shared::new(config.max_requests));
-        let step = step::StepLoop::new(model, limits, context, Arc::clone(&tokenizer), Arc::clone(&shared));
+        Engine::with_executor(model, &metadata, limits, context, vocab, config.max_requests)
+    }
+
+    /// Starts the step thread of any executor whose sequences may have `context` tokens and whose logits `vocab` numbers.
+    fn with_executor(
+        executor: impl Executor + 'static,
+        metadata: &Metadata,
+        limits: Limits,
+        context: usize,
+        vocab: usize,
+        max_requests: usize,
+    ) -> Result<Engine> {
+        let tokenizer = Arc::new(Tokenizer::from_metadata(metadata)?);
+        let template = ChatTemplate::from_metadata(metadata)?;
+        let shared = Arc::new(Shared::new(max_requests));
+        let step = step::StepLoop::new(executor, limits, context, Arc::clone(&tokenizer), Arc::clone(&shared));
         let thread = std::thread::Builder::new().name("aieng-step".into()).spawn(move || step.run());
         let thread = thread.map_err(|e| Error::OutOfMemory(format!("the step thread: {e}")))?;
-        Ok(Engine {
-            shared,
-            thread: Some(thread),
-            tokenizer,
-            template,
-            context,
-            vocab,
-            kv_tokens: limits.blocks * limits.block_tokens,
-            max_requests: config.max_requests,
-        })
+        let kv_tokens = limits.blocks * limits.block_tokens;
+        Ok(Engine { shared, thread: Some(thread), tokenizer, template, context, vocab, kv_tokens, max_requests })
     }
 
     /// The model's tokenizer.

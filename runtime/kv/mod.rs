@@ -12,21 +12,16 @@ pub struct BlockId(pub u32);
 #[derive(Debug)]
 pub struct BlockPool {
     free: Vec<BlockId>,
-    total: usize,
 }
 
 impl BlockPool {
     /// A pool of `total` blocks, all free.
     pub fn new(total: usize) -> BlockPool {
-        BlockPool { free: (0..total as u32).rev().map(BlockId).collect(), total }
-    }
-
-    /// Blocks in all.
-    pub fn total(&self) -> usize {
-        self.total
+        BlockPool { free: (0..total as u32).rev().map(BlockId).collect() }
     }
 
     /// Blocks that are free.
+    #[cfg(test)]
     pub fn free(&self) -> usize {
         self.free.len()
     }

@@ -3,6 +3,10 @@
 mod arch;
 mod forward;
 mod spec;
+#[cfg(test)]
+mod tests;
+#[cfg(any(test, feature = "testing"))]
+pub mod tiny;
 mod weights;
 
 pub use arch::spec as read_spec;

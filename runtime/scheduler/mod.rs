@@ -99,8 +99,9 @@ impl Scheduler {
     }
 
     /// Blocks in use.
-    pub fn used_blocks(&self) -> usize {
-        self.pool.total() - self.pool.free()
+    #[cfg(test)]
+    fn used_blocks(&self) -> usize {
+        self.limits.blocks - self.pool.free()
     }
 
     /// Chooses the next step's tokens.

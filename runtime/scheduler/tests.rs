@@ -67,7 +67,7 @@ fn blocks_are_neither_shared_nor_lost() {
     let mut s = Scheduler::new(LIMITS);
     let (mut left, mut next) = (HashMap::new(), 0);
     for turn in 0..20_000 {
-        if turn < 15_000 && random(4) == 0 {
+        if turn < 10_000 && random(12) == 0 {
             let (prompt, output) = (1 + random(100) as usize, 1 + random(60) as usize);
             s.add(SeqId(next), vec![0; prompt], prompt + output);
             left.insert(next, output);
