@@ -4,15 +4,20 @@
 //! transformer, `scheduler` and `kv` decide (integers only) what the next step computes, `engine` joins them.
 #![deny(unsafe_code)]
 
+pub mod batch;
 pub mod chat;
 pub mod engine;
 mod error;
+mod kv;
 pub mod load;
 pub mod model;
 pub mod perplexity;
+mod queue;
 pub mod sampling;
+mod scheduler;
 pub mod tokenizer;
 
+pub use aieng_kernels::{DType, Isa};
 pub use error::{Error, Result};
 
 /// Index of a token in the model's vocabulary.

@@ -1,7 +1,10 @@
 //! Perplexity of a text, by llama-perplexity's protocol.
 
+use crate::batch::{Batch, Logits};
 use crate::model::Model;
 use crate::{Error, Result, TokenId};
+use aieng_kernels::BLOCK_TOKENS;
+use aieng_kernels::sample::log_sum_exp;
 
 /// What [`perplexity`] found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,14 +17,111 @@ pub struct Perplexity {
     pub tokens: usize,
 }
 
-/// Splits `tokens` into windows of `ctx` (a shorter rest is left out), replaces each window's first token by BOS where
-/// the model adds one, and scores the tokens at positions ctx/2 - 1 … ctx - 1 of each. `progress` is called after each
-/// window with the fraction done and the value so far.
+/// Splits `tokens` into windows of `ctx` (a shorter rest is left out), replaces each window's first token by `bos`, if
+/// there is one, and scores the tokens at positions `ctx / 2 + 1 .. ctx` of each. `progress` is called after each window
+/// with the fraction done and the value so far.
+///
+/// Errors: [`Error::InvalidArgument`] if `ctx` is below 4 or above the model's context or KV cache, if the text has fewer
+/// than `ctx` tokens, or if a token is outside the vocabulary.
 pub fn perplexity(
-    _model: &mut Model,
-    _tokens: &[TokenId],
-    _ctx: usize,
-    _progress: &mut dyn FnMut(f32, f64),
+    model: &mut Model,
+    tokens: &[TokenId],
+    ctx: usize,
+    bos: Option<TokenId>,
+    progress: &mut dyn FnMut(f32, f64),
 ) -> Result<Perplexity> {
-    Err(Error::Internal("not yet".into()))
+    let most = model.context().min(model.kv_blocks() * BLOCK_TOKENS);
+    if !(4..=most).contains(&ctx) {
+        return Err(Error::InvalidArgument(format!("ctx: {ctx} is not from 4 to {most}")));
+    }
+    if tokens.len() < ctx {
+        return Err(Error::InvalidArgument(format!("the text has {} tokens, and a window has {ctx}", tokens.len())));
+    }
+    if let Some(bad) = tokens.iter().find(|t| t.0 as usize >= model.vocab()) {
+        return Err(Error::InvalidArgument(format!("token {} is outside the vocabulary of {}", bad.0, model.vocab())));
+    }
+    let windows = tokens.chunks_exact(ctx);
+    let count = windows.len();
+    let mut sums = Sums::default();
+    for (i, window) in windows.enumerate() {
+        let mut window: Vec<u32> = window.iter().map(|t| t.0).collect();
+        if let Some(bos) = bos {
+            window[0] = bos.0;
+        }
+        score(model, &window, &mut sums);
+        progress((i + 1) as f32 / count as f32, sums.result().value);
+    }
+    Ok(sums.result())
+}
+
+/// Adds up the negative log-likelihoods of a window's second half.
+fn score(model: &mut Model, window: &[u32], sums: &mut Sums) {
+    let table: Vec<u32> = (0..window.len().div_ceil(BLOCK_TOKENS) as u32).collect();
+    let first_scored = window.len() / 2;
+    let mut batch = Batch::default();
+    let mut done = 0;
+    // Chunks end where scoring begins, so that no logits are computed for the first half.
+    while done < window.len() {
+        let limit = if done < first_scored { first_scored } else { window.len() };
+        let end = limit.min(done + model.max_batch_tokens());
+        let logits = if done < first_scored { Logits::None } else { Logits::All };
+        batch.clear();
+        batch.push(&window[done..end], done, &table, logits);
+        model.forward(&batch);
+        // The window's last token is followed by nothing that could be scored.
+        let rows = if logits == Logits::All { end.min(window.len() - 1) - done } else { 0 };
+        let mut row = 0;
+        while row < rows {
+            let n = model.logits_rows().min(rows - row);
+            model.compute_logits(row..row + n);
+            for i in 0..n {
+                let logits = model.logits_row(i);
+                let next = window[done + row + i + 1] as usize;
+                sums.add(f64::from(log_sum_exp(model.device(), logits)) - f64::from(logits[next]));
+            }
+            row += n;
+        }
+        done = end;
+    }
+}
+
+/// Negative log-likelihoods and their squares.
+#[derive(Debug, Default)]
+struct Sums {
+    sum: f64,
+    squares: f64,
+    tokens: usize,
+}
+
+impl Sums {
+    fn add(&mut self, nll: f64) {
+        self.sum += nll;
+        self.squares += nll * nll;
+        self.tokens += 1;
+    }
+
+    fn result(&self) -> Perplexity {
+        let n = self.tokens as f64;
+        let mean = self.sum / n;
+        let variance = (self.squares / n - mean * mean).max(0.0);
+        let value = mean.exp();
+        let standard_error = if self.tokens > 1 { value * (variance / (n - 1.0)).sqrt() } else { 0.0 };
+        Perplexity { value, standard_error, tokens: self.tokens }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn likelihoods_become_a_value_and_its_error() {
+        let mut sums = Sums::default();
+        [1.0, 2.0, 3.0].into_iter().for_each(|x| sums.add(x));
+        let result = sums.result();
+        assert!((result.value - 2f64.exp()).abs() < 1e-12);
+        // The variance is 2/3, of the mean 1/3.
+        assert!((result.standard_error - 2f64.exp() * (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert_eq!(result.tokens, 3);
+    }
 }

@@ -1,4 +1,20 @@
-//! The CPU backend.
+//! The CPU backend: an instruction set chosen at run time, and a pool of threads.
+//!
+//! A kernel is a struct of parameters with a body generic over [`Simd`]; [`Isa::run`] compiles the body once for each
+//! instruction set and calls the right one.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod pool;
+mod portable;
+mod simd;
+
+pub use pool::{Pool, PoolError};
+pub(crate) use pool::{SyncMutPtr, SyncPtr};
+pub(crate) use portable::Portable;
+pub(crate) use simd::{Kernel, LANES, Simd, exp, sigmoid};
 
 /// Instruction sets that the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -7,7 +23,7 @@ pub enum Isa {
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 F, BW, VL, DQ and VNNI.
+    /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
 }
 
@@ -22,5 +38,73 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
         }
+    }
+
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The fastest one that this machine can run.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+
+    /// Runs `kernel` with this instruction set. Panics if the machine lacks it ([`Cpu::new`] has checked).
+    pub(crate) fn run<K: Kernel>(self, kernel: K) {
+        assert!(self.is_available(), "no {} on this machine", self.name());
+        match self {
+            Isa::Portable => kernel.run::<Portable>(),
+            // SAFETY: the instruction set was found on this machine.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::enter(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::enter(kernel) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("not available"),
+        }
+    }
+}
+
+/// The CPU as a device.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// A CPU device, or `None` if the machine lacks `isa`.
+    pub fn new(isa: Isa, pool: Pool) -> Option<Cpu> {
+        isa.is_available().then_some(Cpu { isa, pool })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Runs `make(range)` for ranges that cover `0..items`, on all threads; ranges hold `grain` items or the rest.
+    pub(crate) fn parallel<K: Kernel>(
+        &self,
+        items: usize,
+        grain: usize,
+        make: impl Fn(std::ops::Range<usize>) -> K + Sync,
+    ) {
+        self.pool.parallel_for(items, grain, &|range| self.isa.run(make(range)));
     }
 }

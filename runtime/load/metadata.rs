@@ -12,6 +12,11 @@ pub struct Strings {
 }
 
 impl Strings {
+    /// None yet, with room for `count`.
+    pub fn with_capacity(count: usize) -> Self {
+        Strings { text: String::new(), ends: Vec::with_capacity(count) }
+    }
+
     /// Appends one string.
     pub fn push(&mut self, s: &str) {
         self.text.push_str(s);
@@ -186,6 +191,8 @@ impl Value {
         match self {
             Value::Unsigned(n) => n.to_string(),
             Value::Signed(n) => n.to_string(),
+            // Most floats are stored as f32, whose shortest form reads better: 1e-5, not 9.999999747378752e-6.
+            Value::Float(x) if f64::from(*x as f32) == *x => (*x as f32).to_string(),
             Value::Float(x) => x.to_string(),
             Value::Bool(b) => b.to_string(),
             Value::String(s) if s.chars().count() > 56 => format!("{:?}…", s.chars().take(56).collect::<String>()),

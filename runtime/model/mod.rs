@@ -1,16 +1,159 @@
-//! A model's weights and the one forward pass that runs every architecture.
+//! A model: its spec, its weights, its KV cache, and the one forward pass that runs every architecture.
 
-use crate::engine::EngineConfig;
+mod arch;
+mod forward;
+mod spec;
+mod weights;
+
+pub use arch::spec as read_spec;
+pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
+pub use weights::{LayerWeights, Weights};
+
+use crate::batch::Batch;
+use crate::engine::{DeviceConfig, EngineConfig};
+use crate::load::Gguf;
 use crate::{Error, Result};
+use aieng_kernels::cpu::Pool;
+use aieng_kernels::kv_write::KvShape;
+use aieng_kernels::{BLOCK_TOKENS, Cpu, DType, Device, Isa, KvCache};
 use std::path::Path;
+use std::sync::Arc;
 
-/// A loaded model.
+/// Longest context that is taken when the caller asks for none.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// A loaded model on its device.
 #[derive(Debug)]
-pub struct Model;
+pub struct Model {
+    device: Device,
+    spec: ModelSpec,
+    weights: Weights,
+    cache: KvCache,
+    buffers: forward::Buffers,
+    file: Arc<Gguf>,
+    context: usize,
+    max_batch_tokens: usize,
+    logits_rows: usize,
+}
 
 impl Model {
     /// Loads `path` for the device in `config`. `progress` is called with the fraction loaded, 0 to 1.
-    pub fn load(_path: &Path, _config: &EngineConfig, _progress: &mut dyn FnMut(f32)) -> Result<Model> {
-        Err(Error::Internal("not yet".into()))
+    ///
+    /// Errors: what [`Gguf::open`] says; [`Error::ModelFormat`] for missing or misshapen tensors and metadata;
+    /// [`Error::Unsupported`] for an architecture, head size or instruction set that is not there;
+    /// [`Error::InvalidArgument`] for a config out of range; [`Error::OutOfMemory`].
+    pub fn load(path: &Path, config: &EngineConfig, progress: &mut dyn FnMut(f32)) -> Result<Model> {
+        Model::from_file(Gguf::open(path)?, config, progress)
     }
+
+    /// As [`Model::load`], from a file that is open already.
+    pub fn from_file(file: Gguf, config: &EngineConfig, progress: &mut dyn FnMut(f32)) -> Result<Model> {
+        config.validate()?;
+        let file = Arc::new(file);
+        let spec = read_spec(file.metadata())?;
+        let device = open_device(config)?;
+        let weights = Weights::load(&file, &spec, &device, progress)?;
+        let context = if config.context == 0 { spec.context.min(DEFAULT_CONTEXT) } else { config.context };
+        if context > spec.context {
+            return Err(Error::InvalidArgument(format!("context: {context} is above the model's {}", spec.context)));
+        }
+        let kv_tokens = if config.kv_tokens == 0 { context } else { config.kv_tokens };
+        let default_dtype = if matches!(device, Device::Reference) { DType::F32 } else { DType::F16 };
+        let shapes = spec.layers.iter().map(|l| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim });
+        let dtype = config.kv_dtype.unwrap_or(default_dtype);
+        let cache = KvCache::new(dtype, shapes.collect(), kv_tokens.div_ceil(BLOCK_TOKENS)).map_err(|e| {
+            Error::OutOfMemory(format!("KV cache of {kv_tokens} tokens: no memory for {} bytes", e.bytes))
+        })?;
+        let buffers = forward::Buffers::new(&spec, weights.vocab(), config.max_batch_tokens, config.max_sequences)?;
+        Ok(Model {
+            device,
+            spec,
+            weights,
+            cache,
+            buffers,
+            file,
+            context,
+            max_batch_tokens: config.max_batch_tokens,
+            logits_rows: config.max_sequences,
+        })
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The file it came from.
+    pub fn file(&self) -> &Gguf {
+        &self.file
+    }
+
+    /// Number of tokens that logits are computed for.
+    pub fn vocab(&self) -> usize {
+        self.weights.vocab()
+    }
+
+    /// Longest sequence.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Bytes of the weights as they are laid out.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// Blocks of the KV cache.
+    pub fn kv_blocks(&self) -> usize {
+        self.cache.blocks()
+    }
+
+    /// Most tokens of a batch.
+    pub fn max_batch_tokens(&self) -> usize {
+        self.max_batch_tokens
+    }
+
+    /// Most rows of logits that are computed at once.
+    pub fn logits_rows(&self) -> usize {
+        self.logits_rows
+    }
+
+    /// Runs a batch of at most [`Model::max_batch_tokens`] through all layers: its keys and values are then in the cache.
+    /// Panics for ids outside the vocabulary and slots outside the cache.
+    pub fn forward(&mut self, batch: &Batch) {
+        forward::forward(self, batch);
+    }
+
+    /// Computes logits of some of the last batch's `logits_indices`, by their place in that list; at most
+    /// [`Model::logits_rows`] of them.
+    pub fn compute_logits(&mut self, rows: std::ops::Range<usize>) {
+        forward::compute_logits(self, rows);
+    }
+
+    /// Row `row` `[vocab]` of the last [`Model::compute_logits`].
+    pub fn logits_row(&self, row: usize) -> &[f32] {
+        forward::logits_row(self, row)
+    }
+}
+
+/// The device that `config` asks for.
+fn open_device(config: &EngineConfig) -> Result<Device> {
+    let DeviceConfig::Cpu(isa) = config.device else {
+        return Ok(Device::Reference);
+    };
+    let isa = isa.unwrap_or_else(Isa::best);
+    let threads = if config.threads == 0 { available_threads() } else { config.threads };
+    let pool = Pool::new(threads, config.pin).map_err(|e| Error::OutOfMemory(format!("{threads} threads: {}", e.0)))?;
+    let cpu = Cpu::new(isa, pool);
+    cpu.map(Device::Cpu).ok_or_else(|| Error::Unsupported(format!("this machine has no {}", isa.name())))
+}
+
+/// Cores that this process may use.
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
 }

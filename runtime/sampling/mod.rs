@@ -1,8 +1,15 @@
 //! How the next token is chosen, and when a generation ends.
 
+mod sampler;
+mod stop;
+
+pub use sampler::{Sampler, SamplerScratch};
+pub use stop::StopMatcher;
+
 use crate::{Error, Result, TokenId};
 
-/// Sampling and stopping of one request. [`Default`] is greedy-free: temperature 1, nothing cut off, 128 tokens.
+/// Sampling and stopping of one request. [`Default`] samples from the model's own distribution: temperature 1, nothing
+/// cut off, 128 tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// 0 is greedy. At most 100.

@@ -1,0 +1,112 @@
+//! Sixteen lanes: what every kernel is written in. One algorithm, one implementation of [`Simd`] per instruction set.
+
+/// Lanes of a vector: f32, i32 or four bytes each.
+pub const LANES: usize = 16;
+
+/// A kernel's parameters. `run` is its body; it and all it calls must be `#[inline(always)]`, so that it is compiled
+/// with the instruction set of the function it is inlined into.
+pub trait Kernel {
+    /// Runs the kernel.
+    fn run<S: Simd>(self);
+}
+
+/// Operations on sixteen lanes. `F` holds f32; `W` holds 32-bit words: i32, u32 or four packed bytes, as the operation
+/// says.
+///
+/// # Safety
+/// Every method needs the instruction set of the implementing type. Methods with pointers read or write sixteen
+/// elements there, of any alignment.
+#[allow(clippy::missing_safety_doc, reason = "one contract, stated above")]
+pub unsafe trait Simd: Copy + 'static {
+    /// Rows of activations that a matrix kernel holds in registers.
+    const ROWS: usize;
+    /// Sixteen f32.
+    type F: Copy;
+    /// Sixteen 32-bit words.
+    type W: Copy;
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, x: Self::F);
+    unsafe fn load_f16(p: *const u16) -> Self::F;
+    unsafe fn store_f16(p: *mut u16, x: Self::F);
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once except in [`super::Portable`].
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The greater; `b` where either is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where either is NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn abs(a: Self::F) -> Self::F;
+    /// To the nearest whole number, ties to even.
+    unsafe fn round(a: Self::F) -> Self::F;
+    /// `a * 2^n` for whole `n` from -126 to 127.
+    unsafe fn scale_by_pow2(a: Self::F, n: Self::F) -> Self::F;
+    /// Lanes `from..to` of `a`, the others of `b`.
+    unsafe fn select_range(from: usize, to: usize, a: Self::F, b: Self::F) -> Self::F;
+    /// Sum of all lanes, in one fixed order.
+    unsafe fn sum(a: Self::F) -> f32;
+    /// Greatest lane.
+    unsafe fn max_lane(a: Self::F) -> f32;
+
+    unsafe fn splat_word(x: u32) -> Self::W;
+    /// 64 bytes.
+    unsafe fn load_words(p: *const u8) -> Self::W;
+    /// 16 bytes, each zero-extended to a word.
+    unsafe fn load_u8(p: *const u8) -> Self::W;
+    /// 16 bytes, each sign-extended to a word.
+    unsafe fn load_i8(p: *const u8) -> Self::W;
+    unsafe fn and(a: Self::W, b: Self::W) -> Self::W;
+    unsafe fn or(a: Self::W, b: Self::W) -> Self::W;
+    unsafe fn xor(a: Self::W, b: Self::W) -> Self::W;
+    unsafe fn shl(a: Self::W, n: u32) -> Self::W;
+    unsafe fn shr(a: Self::W, n: u32) -> Self::W;
+    /// Low 32 bits of the product.
+    unsafe fn mul_words(a: Self::W, b: Self::W) -> Self::W;
+    /// Signed words to f32.
+    unsafe fn to_f32(a: Self::W) -> Self::F;
+    /// f32 holding whole numbers from -127 to 127, to signed bytes.
+    unsafe fn store_i8(p: *mut i8, a: Self::F);
+    /// For each lane the exact sum over `g < groups` and `j < 4` of the unsigned bytes `codes[g].j`, below `2^bits`, times
+    /// the signed bytes `x[4g + j]`, which lie from -127 to 127. `groups` is at most 8.
+    unsafe fn dot(bits: u32, groups: usize, codes: &[Self::W; 8], x: *const i8) -> Self::W;
+}
+
+/// e^x, within 2 units in the last place; 0 is never returned (the smallest result is about 1e-38).
+///
+/// Range reduction to r = x - n ln 2 and a polynomial of degree 6 (Cephes' expf).
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the caller's.
+    unsafe {
+        let x = S::min(S::splat(88.37), S::max(S::splat(-87.33), x));
+        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::fma(n, S::splat(-0.693_359_4), x);
+        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
+        let mut p = S::splat(1.987_569_1e-4);
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5, 1.0, 1.0] {
+            p = S::fma(p, r, S::splat(c));
+        }
+        S::scale_by_pow2(p, n)
+    }
+}
+
+/// 1 / (1 + e^-x).
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the caller's.
+    unsafe {
+        let e = exp::<S>(S::sub(S::splat(0.0), x));
+        S::div(S::splat(1.0), S::add(S::splat(1.0), e))
+    }
+}

@@ -1,0 +1,31 @@
+//! `y = x Wᵀ + b`: activations `x` `[T, K]` f32, weights `W` `[N, K]` in any [`DType`], output `y` `[T, N]` f32.
+//!
+//! On [`Device::Cpu`] quantised weights meet activations that are quantised to 8 bits in blocks of 32 (scale = max / 127),
+//! and the products are summed as integers within a block; float weights meet f32 activations. Each output element is
+//! summed block by block in the order of K, whatever T and the number of threads, so a row's result never depends on
+//! the batch.
+
+mod cpu;
+mod format;
+mod reference;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+pub use cpu::Scratch;
+pub use weight::{OutOfMemory, Source, Weight};
+
+use crate::{Device, Tensor, TensorMut};
+
+/// `y = x Wᵀ + b`.
+///
+/// Shapes: x `[T, w.cols()]`, y `[T, w.rows()]`; `w` must have been made for `device`. Panics otherwise.
+pub fn linear(device: &Device, x: Tensor, w: &Weight, scratch: &mut Scratch, y: &mut TensorMut) {
+    assert_eq!(x.cols(), w.cols(), "columns of x and of the weight");
+    assert_eq!(y.cols(), w.rows(), "columns of y and rows of the weight");
+    assert_eq!(x.rows(), y.rows(), "rows of x and y");
+    match device {
+        Device::Reference => reference::linear(x, w, y),
+        Device::Cpu(cpu) => cpu::linear(cpu, x, w, scratch, y),
+    }
+}

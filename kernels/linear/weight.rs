@@ -1,0 +1,195 @@
+//! A weight matrix, laid out for the device that will use it.
+//!
+//! [`Layout::Tiles`] interleaves the blocks of 16 rows: where a row's block has a unit (a scale, or 4 bytes of quants) at
+//! byte `o`, the tile's block has that unit of all 16 rows at byte `16 o`. One vector then holds the same unit of 16
+//! rows, each output element stays in its own lane, and no sum ever crosses lanes. A tile has exactly the bytes of its
+//! rows; only the last one may be padded.
+
+use crate::cpu::{LANES, SyncMutPtr};
+use crate::quant::{DType, dequantize_row};
+use crate::{AlignedBuffer, Bytes, Device};
+use std::sync::Arc;
+
+/// How a part's bytes are arranged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Row after row, as in the file.
+    Rows,
+    /// Tiles of 16 interleaved rows.
+    Tiles,
+}
+
+/// Rows of one format.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    pub dtype: DType,
+    pub rows: usize,
+    pub layout: Layout,
+    pub bytes: Bytes,
+}
+
+/// Rows of a weight as a file has them.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Element format.
+    pub dtype: DType,
+    /// Number of rows.
+    pub rows: usize,
+    /// Row after row.
+    pub bytes: Bytes,
+}
+
+/// Memory for a weight could not be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Bytes asked for.
+    pub bytes: usize,
+}
+
+/// A matrix `[rows, cols]` with an optional bias `[rows]`. It may consist of parts of different formats, one above the
+/// other: that is how projections that read the same input (q, k and v; gate and up) become one.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    cols: usize,
+    parts: Vec<Part>,
+    bias: Option<Vec<f32>>,
+}
+
+impl Weight {
+    /// The matrix of `sources` from top to bottom, laid out for `device`.
+    ///
+    /// Panics if a source's bytes do not fit its shape, or the bias (empty: none) has not one value for each row.
+    pub fn new(device: &Device, cols: usize, sources: &[Source], bias: Vec<f32>) -> Result<Weight, OutOfMemory> {
+        let mut parts = Vec::with_capacity(sources.len());
+        for source in sources {
+            let len = source.bytes.as_slice().len();
+            assert_eq!(len, source.rows * source.dtype.row_bytes(cols), "bytes of [{}, {cols}]", source.rows);
+            parts.push(match device {
+                Device::Reference => {
+                    Part { dtype: source.dtype, rows: source.rows, layout: Layout::Rows, bytes: source.bytes.clone() }
+                }
+                Device::Cpu(cpu) => interleave(cpu, source, cols)?,
+            });
+        }
+        let weight = Weight { cols, parts, bias: (!bias.is_empty()).then_some(bias) };
+        assert!(weight.bias.as_ref().is_none_or(|b| b.len() == weight.rows()), "length of the bias");
+        Ok(weight)
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(|p| p.rows).sum()
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|p| p.bytes.as_slice().len()).sum()
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    pub(super) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    /// Decodes row `row` into `out`, of length [`Weight::cols`]. Panics if there is no such row.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "length of a row");
+        let mut first = 0;
+        for part in &self.parts {
+            if row < first + part.rows {
+                return part.row(row - first, out);
+            }
+            first += part.rows;
+        }
+        panic!("row {row} of {first}");
+    }
+}
+
+impl Part {
+    fn row(&self, row: usize, out: &mut [f32]) {
+        let row_bytes = self.dtype.row_bytes(out.len());
+        let bytes = self.bytes.as_slice();
+        match self.layout {
+            Layout::Rows => dequantize_row(self.dtype, &bytes[row * row_bytes..][..row_bytes], out),
+            Layout::Tiles => {
+                let tile = &bytes[row / LANES * LANES * row_bytes..][..LANES * row_bytes];
+                let (block_bytes, block_len) = (self.dtype.block_bytes(), self.dtype.block_len());
+                let mut block = [0u8; MAX_BLOCK_BYTES];
+                let block = &mut block[..block_bytes];
+                for (tile_block, out) in tile.chunks_exact(LANES * block_bytes).zip(out.chunks_exact_mut(block_len)) {
+                    for (offset, size) in units(self.dtype) {
+                        let lane = offset * LANES + row % LANES * size;
+                        block[offset..offset + size].copy_from_slice(&tile_block[lane..lane + size]);
+                    }
+                    dequantize_row(self.dtype, block, out);
+                }
+            }
+        }
+    }
+}
+
+const MAX_BLOCK_BYTES: usize = DType::Q6_K.block_bytes();
+
+/// Offset and size of each unit of a block.
+fn units(dtype: DType) -> impl Iterator<Item = (usize, usize)> {
+    let mut offset = 0;
+    dtype.fields().iter().flat_map(move |field| {
+        let first = offset;
+        offset += field.size * field.count;
+        (0..field.count).map(move |i| (first + i * field.size, field.size))
+    })
+}
+
+fn interleave(cpu: &crate::Cpu, source: &Source, cols: usize) -> Result<Part, OutOfMemory> {
+    let row_bytes = source.dtype.row_bytes(cols);
+    let tiles = source.rows.div_ceil(LANES);
+    let bytes = tiles * LANES * row_bytes;
+    let mut buffer = AlignedBuffer::new(bytes).ok_or(OutOfMemory { bytes })?;
+    let out = SyncMutPtr(buffer.as_mut_slice().as_mut_ptr());
+    let rows = source.bytes.as_slice();
+    cpu.pool().parallel_for(tiles, 4, &|range| {
+        for tile in range {
+            let from = tile * LANES * row_bytes;
+            let rows = &rows[from..rows.len().min(from + LANES * row_bytes)];
+            // SAFETY: tiles are disjoint parts of the buffer, and each is given to one thread.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(from), LANES * row_bytes) };
+            interleave_tile(source.dtype, rows, row_bytes, out);
+        }
+    });
+    Ok(Part { dtype: source.dtype, rows: source.rows, layout: Layout::Tiles, bytes: Bytes::Owned(Arc::new(buffer)) })
+}
+
+/// Interleaves up to 16 rows; lanes without a row stay zero.
+fn interleave_tile(dtype: DType, rows: &[u8], row_bytes: usize, out: &mut [u8]) {
+    let block_bytes = dtype.block_bytes();
+    for (b, out) in out.chunks_exact_mut(LANES * block_bytes).enumerate() {
+        let mut offset = 0;
+        for field in dtype.fields() {
+            let len = field.size * field.count;
+            let out = &mut out[offset * LANES..(offset + len) * LANES];
+            for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+                let units = &row[b * block_bytes + offset..][..len];
+                match field.size {
+                    4 => copy_units::<4>(units, lane, out),
+                    2 => copy_units::<2>(units, lane, out),
+                    _ => copy_units::<1>(units, lane, out),
+                }
+            }
+            offset += len;
+        }
+    }
+}
+
+fn copy_units<const SIZE: usize>(units: &[u8], lane: usize, out: &mut [u8]) {
+    for (unit, out) in units.as_chunks::<SIZE>().0.iter().zip(out.as_chunks_mut::<SIZE>().0.chunks_exact_mut(LANES)) {
+        out[lane] = *unit;
+    }
+}

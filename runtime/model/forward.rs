@@ -1,0 +1,187 @@
+//! The forward pass: one for every architecture.
+//!
+//! Invariants: it names no architecture; it allocates nothing; each row of the batch is computed from that row, its own
+//! sequence's cache and the weights alone.
+
+use super::Model;
+use super::spec::{LayerSpec, ModelSpec, RopeSpec};
+use super::weights::LayerWeights;
+use crate::batch::Batch;
+use crate::{Error, Result};
+use aieng_kernels::attention::{AttentionParams, Sequences};
+use aieng_kernels::{
+    Device, Floats, KvCache, RopeAngles, Scratch, Tensor, TensorMut, act_mul, add_rms_norm, attention, embed, kv_write,
+    linear, rms_norm_in_place, rope,
+};
+
+/// Activations of one step, for up to `tokens` tokens. F is the widest layer's gate.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    /// `[T, hidden]`: the residual stream.
+    residual: Floats,
+    /// `[T, hidden]`: what a layer adds to it.
+    delta: Floats,
+    /// `[T, hidden]`: the normed residual.
+    normed: Floats,
+    /// `[T, q + k + v]`
+    qkv: Floats,
+    /// `[T, q]`: attention's result.
+    attended: Floats,
+    /// `[T, 2 F]`
+    gate_up: Floats,
+    /// `[T, F]`
+    gated: Floats,
+    /// `[L, hidden]`: final hidden states of the tokens that need logits.
+    last: Floats,
+    /// `[logits_rows, vocab]`
+    logits: Floats,
+    angles: Vec<RopeAngles>,
+    scratch: Scratch,
+}
+
+impl Buffers {
+    pub(super) fn new(spec: &ModelSpec, vocab: usize, tokens: usize, logits_rows: usize) -> Result<Buffers> {
+        let most = |f: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
+        let (q, qkv) = (most(&|l| l.attn.q_cols()), most(&|l| l.attn.qkv_cols()));
+        let (hidden, width) = (spec.hidden, most(&|l| l.mlp.width));
+        let matrix = |rows: usize, cols: usize| {
+            let what = || Error::OutOfMemory(format!("activations: no memory for {rows} x {cols} numbers"));
+            Floats::new(rows.saturating_mul(cols)).ok_or_else(what)
+        };
+        let rows = |cols| matrix(tokens, cols);
+        Ok(Buffers {
+            residual: rows(hidden)?,
+            delta: rows(hidden)?,
+            normed: rows(hidden)?,
+            qkv: rows(qkv)?,
+            attended: rows(q)?,
+            gate_up: rows(2 * width)?,
+            gated: rows(width)?,
+            last: rows(hidden)?,
+            logits: matrix(logits_rows, vocab)?,
+            angles: spec.ropes.iter().map(|_| RopeAngles::default()).collect(),
+            scratch: Scratch::new(tokens, hidden.max(width).max(q).next_multiple_of(32)),
+        })
+    }
+}
+
+/// Runs the batch through all layers.
+pub(super) fn forward(model: &mut Model, batch: &Batch) {
+    let Model { device, spec, weights, cache, buffers, .. } = model;
+    let (t, hidden) = (batch.len(), spec.hidden);
+    for (angles, frequencies) in buffers.angles.iter_mut().zip(&weights.ropes) {
+        angles.set(frequencies, &batch.positions);
+    }
+    let ids = &batch.token_ids;
+    embed(device, &weights.embedding, ids, spec.embedding_scale, &mut TensorMut::new(&mut buffers.residual, t, hidden));
+    // What the first layer adds to: nothing yet.
+    buffers.delta[..t * hidden].fill(0.0);
+    for (i, (layer, w)) in spec.layers.iter().zip(&weights.layers).enumerate() {
+        let pass = Pass { device, batch, layer, w, ropes: &spec.ropes, eps: spec.norm_eps, hidden };
+        pass.attention(cache, i, buffers);
+        pass.feed_forward(buffers);
+    }
+    let (mut residual, mut normed) =
+        (TensorMut::new(&mut buffers.residual, t, hidden), TensorMut::new(&mut buffers.normed, t, hidden));
+    let delta = Tensor::new(&buffers.delta, t, hidden);
+    add_rms_norm(device, &mut residual, delta, &weights.norm, spec.norm_eps, &mut normed);
+    for (row, index) in buffers.last.chunks_exact_mut(hidden).zip(&batch.logits_indices) {
+        row.copy_from_slice(&buffers.normed[*index as usize * hidden..][..hidden]);
+    }
+}
+
+/// Computes the logits of `rows` of the last batch's `logits_indices`, at most as many as [`Model`] has room for.
+pub(super) fn compute_logits(model: &mut Model, rows: std::ops::Range<usize>) {
+    let Model { device, spec, weights, buffers, .. } = model;
+    let (n, vocab, hidden) = (rows.len(), weights.vocab(), spec.hidden);
+    let last = Tensor::new(&buffers.last[rows.start * hidden..], n, hidden);
+    let mut logits = TensorMut::new(&mut buffers.logits, n, vocab);
+    linear(device, last, weights.head(), &mut buffers.scratch, &mut logits);
+    if let Some(cap) = spec.logit_softcap {
+        buffers.logits[..n * vocab].iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+    }
+}
+
+/// Row `row` of the last [`compute_logits`].
+pub(super) fn logits_row(model: &Model, row: usize) -> &[f32] {
+    let vocab = model.weights.vocab();
+    &model.buffers.logits[row * vocab..][..vocab]
+}
+
+/// One layer of one step.
+struct Pass<'a> {
+    device: &'a Device,
+    batch: &'a Batch,
+    layer: &'a LayerSpec,
+    w: &'a LayerWeights,
+    ropes: &'a [RopeSpec],
+    eps: f32,
+    hidden: usize,
+}
+
+impl Pass<'_> {
+    /// delta = post_norm(attention(norm(residual += delta)))
+    fn attention(&self, cache: &mut KvCache, index: usize, b: &mut Buffers) {
+        let Pass { device, batch, w, eps, .. } = *self;
+        let (attn, t) = (&self.layer.attn, batch.len());
+        let (q_cols, kv_cols) = (attn.q_cols(), attn.kv_cols());
+        self.add_and_norm(&w.attn_norm, b);
+
+        let mut qkv = TensorMut::new(&mut b.qkv, t, attn.qkv_cols());
+        linear(device, Tensor::new(&b.normed, t, self.hidden), &w.qkv, &mut b.scratch, &mut qkv);
+        if attn.qk_norm {
+            rms_norm_in_place(device, &mut qkv.columns_mut(0..q_cols), &w.q_norm, eps);
+            rms_norm_in_place(device, &mut qkv.columns_mut(q_cols..q_cols + kv_cols), &w.k_norm, eps);
+        }
+        // Queries and keys stand side by side: one call turns both.
+        let (angles, style) = (&b.angles[attn.rope], self.ropes[attn.rope].style);
+        rope(device, &mut qkv.columns_mut(0..q_cols + kv_cols), attn.head_dim, style, angles);
+
+        let qkv = qkv.view();
+        let (k, v) = (qkv.columns(q_cols..q_cols + kv_cols), qkv.columns(q_cols + kv_cols..attn.qkv_cols()));
+        kv_write(device, k, v, &batch.slot_mapping, cache, index);
+        let sequences = Sequences {
+            cu_seqlens_q: &batch.cu_seqlens_q,
+            context_lens: &batch.context_lens,
+            block_tables: &batch.block_tables,
+            cu_blocks: &batch.cu_blocks,
+        };
+        let params =
+            AttentionParams { heads: attn.heads, scale: attn.scale, window: attn.window, softcap: attn.softcap };
+        let mut attended = TensorMut::new(&mut b.attended, t, q_cols);
+        attention(device, qkv.columns(0..q_cols), cache, index, sequences, params, &mut attended);
+
+        let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
+        linear(device, attended.view(), &w.output, &mut b.scratch, &mut delta);
+        if self.layer.post_norms {
+            rms_norm_in_place(device, &mut delta, &w.attn_post_norm, eps);
+        }
+    }
+
+    /// delta = post_norm(down(act(gate) * up)), gate and up of norm(residual += delta)
+    fn feed_forward(&self, b: &mut Buffers) {
+        let Pass { device, w, eps, .. } = *self;
+        let (mlp, t) = (&self.layer.mlp, self.batch.len());
+        self.add_and_norm(&w.mlp_norm, b);
+
+        let mut gate_up = TensorMut::new(&mut b.gate_up, t, 2 * mlp.width);
+        linear(device, Tensor::new(&b.normed, t, self.hidden), &w.gate_up, &mut b.scratch, &mut gate_up);
+        let mut gated = TensorMut::new(&mut b.gated, t, mlp.width);
+        act_mul(device, gate_up.view(), mlp.activation, &mut gated);
+
+        let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
+        linear(device, gated.view(), &w.down, &mut b.scratch, &mut delta);
+        if self.layer.post_norms {
+            rms_norm_in_place(device, &mut delta, &w.mlp_post_norm, eps);
+        }
+    }
+
+    /// residual += delta; normed = norm(residual)
+    fn add_and_norm(&self, weight: &[f32], b: &mut Buffers) {
+        let t = self.batch.len();
+        let mut residual = TensorMut::new(&mut b.residual, t, self.hidden);
+        let mut normed = TensorMut::new(&mut b.normed, t, self.hidden);
+        let delta = Tensor::new(&b.delta, t, self.hidden);
+        add_rms_norm(self.device, &mut residual, delta, weight, self.eps, &mut normed);
+    }
+}

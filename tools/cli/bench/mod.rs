@@ -1,0 +1,239 @@
+//! `aieng bench`: speed by llama-bench's conventions, through the engine's public API.
+//!
+//! "pp512" is the time from submitting 512 tokens to the first token, "tg128" that of generating 128 tokens after one,
+//! "pp512+tg128" both in one request. Each test runs once to warm up, then `-r` times.
+//! No two runs share a prompt, so that no cached prefix can make a later one look faster.
+
+mod counts;
+mod report;
+
+use crate::args::{DeviceName, IsaName, ModelArgs, device_config, load_engine};
+use crate::failure::{Failure, Result};
+use crate::generation::generate;
+use crate::summary::Summary;
+use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig, Request};
+use aieng_runtime::load::Gguf;
+use aieng_runtime::sampling::SamplingParams;
+use aieng_runtime::{Isa, TokenId};
+use clap::Args;
+use counts::Counts;
+use report::{Format, Report, Row};
+use std::path::Path;
+use std::time::Instant;
+
+/// Measure a model's speed
+#[derive(Debug, Args)]
+#[command(after_help = "Numbers can be lists and ranges: 128,512 or 1-4 or 128-512+128 or 1-64*2.")]
+pub struct BenchArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompt lengths; 0 leaves the test out
+    #[arg(short = 'p', long, value_name = "N", default_value = "512")]
+    n_prompt: Counts,
+    /// Numbers of tokens to generate; 0 leaves the test out
+    #[arg(short = 'n', long, value_name = "N", default_value = "128")]
+    n_gen: Counts,
+    /// A prompt and a generation in one test; repeatable
+    #[arg(long, value_name = "PP,TG", value_parser = parse_pair)]
+    pg: Vec<(usize, usize)>,
+    /// Worker threads [default: the CPUs that this process may use]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<Counts>,
+    /// Times that each test is measured
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repetitions: u32,
+    /// Tokens in one step of a prompt
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    batch_size: usize,
+    /// What computes; the reference is scalar f32, slow and exact
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceName,
+    /// Instruction sets, separated by commas [default: the best that this CPU has]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    isa: Vec<IsaName>,
+    /// Print a JSON array
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print CSV
+    #[arg(long)]
+    csv: bool,
+}
+
+/// Runs the command.
+pub fn run(args: BenchArgs) -> Result<()> {
+    let tests = tests(&args)?;
+    let configs = configs(&args, &tests)?;
+    let path = args.model.file()?;
+    let summary = Summary::new(&Gguf::open(&path)?);
+    let mut report = Report::new(match (args.json, args.csv) {
+        (true, _) => Format::Json,
+        (_, true) => Format::Csv,
+        _ => Format::Markdown,
+    });
+    for config in &configs {
+        let engine = load_engine(&path, config)?;
+        for test in &tests {
+            let samples = test.measure(&engine, args.repetitions)?;
+            report.add(row(&path, &summary, config, test, samples))?;
+        }
+    }
+    report.finish()
+}
+
+fn parse_pair(text: &str) -> std::result::Result<(usize, usize), String> {
+    let (prompt, generated) = text.split_once(',').ok_or("expected PP,TG, as in 512,128")?;
+    let number = |text: &str| text.parse().map_err(|e| format!("{text:?}: {e}"));
+    Ok((number(prompt)?, number(generated)?))
+}
+
+/// What is measured: a prompt of `prompt` tokens and then `generated` generated ones; either may be 0, but not both.
+#[derive(Debug, Clone, Copy)]
+struct Test {
+    prompt: usize,
+    generated: usize,
+}
+
+fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
+    let prompts = args.n_prompt.0.iter().map(|&prompt| Test { prompt, generated: 0 });
+    let gens = args.n_gen.0.iter().map(|&generated| Test { prompt: 0, generated });
+    let pairs = args.pg.iter().map(|&(prompt, generated)| Test { prompt, generated });
+    let tests: Vec<Test> = prompts.chain(gens).chain(pairs).filter(|test| test.prompt + test.generated > 0).collect();
+    if tests.is_empty() { Err(Failure::Usage("-p and -n: nothing to measure".into())) } else { Ok(tests) }
+}
+
+/// One engine for each instruction set and number of threads, with room for the longest test.
+fn configs(args: &BenchArgs, tests: &[Test]) -> Result<Vec<EngineConfig>> {
+    let context = tests.iter().map(|test| test.prompt_tokens() + test.max_tokens()).max().unwrap_or(0);
+    let isas = if args.isa.is_empty() { vec![None] } else { args.isa.iter().copied().map(Some).collect() };
+    let threads = match &args.threads {
+        Some(counts) => counts.0.clone(),
+        None => vec![std::thread::available_parallelism().map_or(1, |n| n.get())],
+    };
+    let max_batch_tokens = args.batch_size;
+    let mut configs = Vec::new();
+    for isa in isas {
+        let device = device_config(args.device, isa)?;
+        for &threads in &threads {
+            configs.push(EngineConfig { device, threads, context, max_batch_tokens, ..EngineConfig::default() });
+        }
+    }
+    Ok(configs)
+}
+
+impl Test {
+    fn name(self) -> String {
+        match (self.prompt, self.generated) {
+            (prompt, 0) => format!("pp{prompt}"),
+            (0, generated) => format!("tg{generated}"),
+            (prompt, generated) => format!("pp{prompt}+tg{generated}"),
+        }
+    }
+
+    /// A request needs a token to begin with.
+    fn prompt_tokens(self) -> usize {
+        self.prompt.max(1)
+    }
+
+    /// The step that ends a prompt yields a token, which is not one of the generated ones that are measured.
+    fn max_tokens(self) -> usize {
+        self.generated + self.prompt.min(1)
+    }
+
+    /// Nanoseconds of each repetition.
+    fn measure(self, engine: &Engine, repetitions: u32) -> Result<Vec<f64>> {
+        self.run(engine, 0)?;
+        (1..=repetitions).map(|repetition| self.run(engine, repetition)).collect()
+    }
+
+    /// Nanoseconds from submit to the last token.
+    fn run(self, engine: &Engine, repetition: u32) -> Result<f64> {
+        let tokens = engine.tokenizer().vocab_size().max(1) as u64;
+        let mut random = SplitMix64(u64::from(repetition) << 32 | self.prompt as u64);
+        let prompt = (0..self.prompt_tokens()).map(|_| TokenId((random.next() % tokens) as u32)).collect();
+        let max_tokens =
+            u32::try_from(self.max_tokens()).map_err(|e| Failure::Usage(format!("{}: {e}", self.name())))?;
+        let sampling = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() };
+        let started = Instant::now();
+        let generation = generate(engine, Request { prompt, sampling }, &mut |_| Ok(()))?;
+        let elapsed = started.elapsed();
+        if generation.token_ids.len() != self.max_tokens() {
+            let (wanted, got) = (self.max_tokens(), generation.token_ids.len());
+            return Err(Failure::Failed(format!("{}: {got} tokens came, {wanted} were asked for", self.name())));
+        }
+        Ok(elapsed.as_secs_f64() * 1e9)
+    }
+}
+
+fn row(path: &Path, summary: &Summary, config: &EngineConfig, test: &Test, samples_ns: Vec<f64>) -> Row {
+    let (backends, isa) = match config.device {
+        DeviceConfig::Cpu(isa) => ("CPU", isa.unwrap_or_else(Isa::best).name()),
+        DeviceConfig::Reference => ("Reference", "-"),
+    };
+    let tokens = (test.prompt + test.generated) as f64;
+    let samples_ts: Vec<f64> = samples_ns.iter().map(|ns| tokens * 1e9 / ns).collect();
+    let (avg_ns, stddev_ns) = mean_and_deviation(&samples_ns);
+    let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
+    Row {
+        build_version: env!("CARGO_PKG_VERSION"),
+        model_filename: path.display().to_string(),
+        model_type: summary.name(),
+        model_size: summary.bytes,
+        model_n_params: summary.parameters,
+        backends,
+        isa,
+        n_threads: config.threads,
+        n_batch: config.max_batch_tokens,
+        test: test.name(),
+        n_prompt: test.prompt,
+        n_gen: test.generated,
+        avg_ns,
+        stddev_ns,
+        avg_ts,
+        stddev_ts,
+        samples_ns,
+        samples_ts,
+    }
+}
+
+/// Mean and sample standard deviation; one sample deviates by 0.
+fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
+    let n = samples.len() as f64;
+    let mean = samples.iter().sum::<f64>() / n;
+    let squares: f64 = samples.iter().map(|x| (x - mean).powi(2)).sum();
+    (mean, if samples.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
+}
+
+/// Steele, Lea and Flood's generator: enough for token ids that are different each time and the same each day.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_lengths_are_those_of_llama_bench() {
+        let cases = [((512, 0), "pp512", 512, 1), ((0, 128), "tg128", 1, 128), ((8, 4), "pp8+tg4", 8, 5)];
+        for ((prompt, generated), name, prompt_tokens, max_tokens) in cases {
+            let test = Test { prompt, generated };
+            assert_eq!(
+                (test.name().as_str(), test.prompt_tokens(), test.max_tokens()),
+                (name, prompt_tokens, max_tokens)
+            );
+        }
+    }
+
+    #[test]
+    fn deviation_is_that_of_a_sample() {
+        assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, 2f64.sqrt()));
+        assert_eq!(mean_and_deviation(&[5.0]), (5.0, 0.0));
+    }
+}

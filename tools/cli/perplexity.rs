@@ -1,0 +1,63 @@
+//! `aieng perplexity`: how well a model predicts a text, by llama-perplexity's protocol.
+
+use crate::args::{DeviceArgs, ModelArgs};
+use crate::failure::Result;
+use crate::progress::Progress;
+use crate::{input, output};
+use aieng_runtime::load::Gguf;
+use aieng_runtime::model::Model;
+use aieng_runtime::perplexity::{Perplexity, perplexity};
+use aieng_runtime::tokenizer::Tokenizer;
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Measure how well a model predicts a text
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    /// UTF-8 text of at least one window
+    #[arg(short, long)]
+    file: PathBuf,
+    /// Tokens in a window; the second half of each window is scored
+    #[arg(short, long, default_value_t = 512)]
+    ctx: usize,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Output {
+    value: f64,
+    standard_error: f64,
+    tokens: usize,
+    ctx: usize,
+}
+
+/// Runs the command.
+pub fn run(args: PerplexityArgs) -> Result<()> {
+    let config = args.device.engine_config(args.ctx)?;
+    let text = input::file(&args.file)?;
+    let path = args.model.file()?;
+    let tokens = Tokenizer::from_metadata(Gguf::open(&path)?.metadata())?.encode(&text, true, false)?;
+    let mut model = {
+        let progress = Progress::fraction("Loading");
+        Model::load(&path, &config, &mut |done| progress.set_fraction(done))?
+    };
+    let Perplexity { value, standard_error, tokens } = {
+        let progress = Progress::fraction("Perplexity");
+        perplexity(&mut model, &tokens, args.ctx, &mut |done, so_far| {
+            progress.message(format!("Perplexity {so_far:.3}"));
+            progress.set_fraction(done);
+        })?
+    };
+    if args.json {
+        return output::json(&Output { value, standard_error, tokens, ctx: args.ctx });
+    }
+    let ctx = args.ctx;
+    Ok(output::text(&format!("perplexity {value:.4} ± {standard_error:.4} over {tokens} tokens, windows of {ctx}\n"))?)
+}

@@ -1,0 +1,9 @@
+//! Black-box tests of the command line. Those that need a model look for it in `$AIENG_HOME/models` and say so when
+//! they skip.
+
+mod bad_input;
+mod generation;
+mod inspection;
+mod parity;
+mod support;
+mod usage;
