@@ -148,7 +148,7 @@ pub(crate) unsafe fn slice<'a, T>(name: &str, at: *const T, count: usize) -> Res
         return Ok(&[]);
     }
     if at.is_null() {
-        return Err(invalid(format!("{name}: NULL, but a count of {count}")));
+        return Err(invalid(format!("{name}: NULL, but its count is not 0")));
     }
     if !at.is_aligned() || count > isize::MAX as usize / size_of::<T>() {
         return Err(invalid(format!("{name}: {count} elements at {at:p} cannot be an array")));
