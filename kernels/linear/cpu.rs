@@ -1,8 +1,8 @@
 //! Tiles of 16 outputs times up to [`Simd::ROWS`] rows of activations, the sums held in registers.
 
-use super::Weight;
 use super::format::{Format, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use super::weight::Part;
+use super::{Precision, Weight};
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
 use crate::quant::DType;
 use crate::{Tensor, TensorMut};
@@ -11,14 +11,18 @@ use std::ops::Range;
 
 /// Elements of an activation block, which share a scale.
 const BLOCK: usize = 32;
+/// Steps of a fine activation's rest, which lies from -1/2 to 1/2, in one step of its code.
+const FINE: f32 = 254.0;
 /// Bytes of quantised activations that a pass over the tiles should find in the second-level cache.
 const CACHED_BYTES: usize = 512 * 1024;
 
 /// Quantised activations of one call: 8-bit codes `[T, K]`, a scale for each 32 of them, and the sums `Σ x` that minima
-/// are multiplied with, for each 16 and for each 32. Kept between calls, so that the steady state allocates nothing.
+/// are multiplied with, for each 16 and for each 32. With [`Precision::Fine`] the rest of each code, in units of
+/// 1 / [`FINE`]. Kept between calls, so that the steady state allocates nothing.
 #[derive(Debug, Default)]
 pub struct Scratch {
     codes: Vec<i8>,
+    rests: Vec<i8>,
     scales: Vec<f32>,
     sums16: Vec<f32>,
     sums32: Vec<f32>,
@@ -38,8 +42,10 @@ impl Scratch {
                 v.resize(len, 0.0);
             }
         };
-        if self.codes.len() < rows * cols {
-            self.codes.resize(rows * cols, 0);
+        for codes in [&mut self.codes, &mut self.rests] {
+            if codes.len() < rows * cols {
+                codes.resize(rows * cols, 0);
+            }
         }
         fit(&mut self.scales, rows * cols / BLOCK);
         fit(&mut self.sums16, rows * cols / (BLOCK / 2));
@@ -52,7 +58,7 @@ pub fn linear(cpu: &Cpu, x: Tensor, w: &Weight, scratch: &mut Scratch, y: &mut T
         return;
     }
     if w.parts().iter().any(|p| !p.dtype.is_float()) {
-        quantize(cpu, x, scratch);
+        quantize(cpu, x, w.precision(), scratch);
     }
     let output = Output { y: SyncMutPtr(y.ptr()), stride: y.stride(), bias: w.bias() };
     // All parts are one parallel loop: item i is tile i - first of the part that holds it.
@@ -65,7 +71,8 @@ pub fn linear(cpu: &Cpu, x: Tensor, w: &Weight, scratch: &mut Scratch, y: &mut T
             let here = range.start.max(first_tile)..range.end.min(last_tile);
             if !here.is_empty() {
                 let tiles = here.start - first_tile..here.end - first_tile;
-                run_part(cpu, &Job { part, x, scratch, output, first_row, tiles });
+                let fine = w.precision() == Precision::Fine;
+                run_part(cpu, &Job { part, x, scratch, output, first_row, tiles, fine });
             }
             first_tile = last_tile;
             first_row += part.rows;
@@ -89,6 +96,8 @@ struct Job<'a> {
     /// The part's first row in the whole weight.
     first_row: usize,
     tiles: Range<usize>,
+    /// Whether activations have rests.
+    fine: bool,
 }
 
 fn run_part(cpu: &Cpu, job: &Job) {
@@ -109,18 +118,15 @@ fn run_part(cpu: &Cpu, job: &Job) {
 }
 
 impl Job<'_> {
-    /// Calls `f(rows, tile)` for all tiles and rows, in bands of rows whose activations stay cached.
+    /// All pairs of a band of rows and a tile; a band's activations, `row_bytes` a row, stay cached over the tiles.
     #[inline(always)]
-    fn for_each(&self, row_bytes: usize, f: impl Fn(Range<usize>, usize)) {
+    fn bands(&self, row_bytes: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let (rows, tiles) = (self.x.rows(), self.tiles.clone());
         let band = (CACHED_BYTES / row_bytes.max(1)).max(32);
-        let mut start = 0;
-        while start < self.x.rows() {
-            let end = self.x.rows().min(start + band);
-            for tile in self.tiles.clone() {
-                f(start..end, tile);
-            }
-            start = end;
-        }
+        (0..rows).step_by(band).flat_map(move |start| {
+            let end = rows.min(start + band);
+            tiles.clone().map(move |tile| (start..end, tile))
+        })
     }
 
     /// The tile's bytes.
@@ -189,7 +195,7 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let job = self.0;
-        job.for_each(job.x.cols(), |rows, tile| {
+        for (rows, tile) in job.bands(job.x.cols()) {
             let weights = job.tile(tile);
             // SAFETY: Isa::run vouches for the instruction set; rows and tile are the job's.
             in_row_groups!(S, rows, |row, R| unsafe {
@@ -198,7 +204,7 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
                     job.store::<S>(tile, row + r, sums[r]);
                 }
             });
-        });
+        }
     }
 }
 
@@ -208,6 +214,7 @@ impl<F: Format> QuantTiles<'_, F> {
     unsafe fn rows<S: Simd, const R: usize>(job: &Job, weights: *const u8, row: usize) -> [S::F; R] {
         let cols = job.x.cols();
         let codes = job.scratch.codes[row * cols..(row + R) * cols].as_ptr();
+        let rests = job.scratch.rests[row * cols..(row + R) * cols].as_ptr();
         let scales = job.scratch.scales[row * cols / BLOCK..(row + R) * cols / BLOCK].as_ptr();
         let sums = if F::SUB == 16 { &job.scratch.sums16 } else { &job.scratch.sums32 };
         let sums = sums[row * cols / F::SUB..(row + R) * cols / F::SUB].as_ptr();
@@ -221,7 +228,12 @@ impl<F: Format> QuantTiles<'_, F> {
                     let k = block * F::BLOCK + s * F::SUB;
                     for r in 0..R {
                         let dot = S::dot(F::BITS, F::SUB / 4, &sub.codes, codes.add(r * cols + k));
-                        let dot = S::mul(S::to_f32(dot), sub.d);
+                        let mut dot = S::to_f32(dot);
+                        if job.fine {
+                            let rest = S::dot(F::BITS, F::SUB / 4, &sub.codes, rests.add(r * cols + k));
+                            dot = S::fma(S::to_f32(rest), S::splat(1.0 / FINE), dot);
+                        }
+                        let dot = S::mul(dot, sub.d);
                         let scale = S::splat(*scales.add((r * cols + k) / BLOCK));
                         let sum = S::splat(*sums.add((r * cols + k) / F::SUB));
                         acc[r] = S::fma(dot, scale, acc[r]);
@@ -266,7 +278,7 @@ impl<F: Float> Kernel for FloatTiles<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let job = self.0;
-        job.for_each(4 * job.x.cols(), |rows, tile| {
+        for (rows, tile) in job.bands(4 * job.x.cols()) {
             let weights = job.tile(tile);
             // SAFETY: Isa::run vouches for the instruction set; rows and tile are the job's.
             in_row_groups!(S, rows, |row, R| unsafe {
@@ -275,7 +287,7 @@ impl<F: Float> Kernel for FloatTiles<'_, F> {
                     job.store::<S>(tile, row + r, sums[r]);
                 }
             });
-        });
+        }
     }
 }
 
@@ -301,10 +313,11 @@ impl<F: Float> FloatTiles<'_, F> {
 }
 
 /// Quantises the rows of `x` into `scratch`.
-fn quantize(cpu: &Cpu, x: Tensor, scratch: &mut Scratch) {
+fn quantize(cpu: &Cpu, x: Tensor, precision: Precision, scratch: &mut Scratch) {
     scratch.fit(x.rows(), x.cols());
     let out = QuantOutput {
         codes: SyncMutPtr(scratch.codes.as_mut_ptr()),
+        rests: (precision == Precision::Fine).then(|| SyncMutPtr(scratch.rests.as_mut_ptr())),
         scales: SyncMutPtr(scratch.scales.as_mut_ptr()),
         sums16: SyncMutPtr(scratch.sums16.as_mut_ptr()),
         sums32: SyncMutPtr(scratch.sums32.as_mut_ptr()),
@@ -315,6 +328,7 @@ fn quantize(cpu: &Cpu, x: Tensor, scratch: &mut Scratch) {
 #[derive(Clone, Copy)]
 struct QuantOutput {
     codes: SyncMutPtr<i8>,
+    rests: Option<SyncMutPtr<i8>>,
     scales: SyncMutPtr<f32>,
     sums16: SyncMutPtr<f32>,
     sums32: SyncMutPtr<f32>,
@@ -339,18 +353,35 @@ impl Kernel for Quantize {
                     let at = (row * self.cols) / BLOCK + block;
                     let (a, b) = (S::load(x), S::load(x.add(LANES)));
                     let max = S::max_lane(S::max(S::abs(a), S::abs(b)));
-                    let scale = max / 127.0;
-                    let inverse = S::splat(if max > 0.0 { 127.0 / max } else { 0.0 });
-                    let (a, b) = (S::round(S::mul(a, inverse)), S::round(S::mul(b, inverse)));
-                    S::store_i8(self.out.codes.get().add(at * BLOCK), a);
-                    S::store_i8(self.out.codes.get().add(at * BLOCK + LANES), b);
-                    let (sum_a, sum_b) = (S::sum(a), S::sum(b));
+                    let (scale, inverse) = (max / 127.0, if max > 0.0 { 127.0 / max } else { 0.0 });
+                    let sum_a = self.half::<S>(a, inverse, at * BLOCK);
+                    let sum_b = self.half::<S>(b, inverse, at * BLOCK + LANES);
                     *self.out.scales.get().add(at) = scale;
                     *self.out.sums16.get().add(2 * at) = scale * sum_a;
                     *self.out.sums16.get().add(2 * at + 1) = scale * sum_b;
                     *self.out.sums32.get().add(at) = scale * (sum_a + sum_b);
                 }
             }
+        }
+    }
+}
+
+impl Quantize {
+    /// Writes 16 codes (and rests) at `at` and returns the sum of what they stand for, in units of the scale.
+    ///
+    /// # Safety
+    /// Needs the instruction set and room at `at`.
+    #[inline(always)]
+    unsafe fn half<S: Simd>(&self, x: S::F, inverse: f32, at: usize) -> f32 {
+        // SAFETY: the caller's.
+        unsafe {
+            let x = S::mul(x, S::splat(inverse));
+            let code = S::round(x);
+            S::store_i8(self.out.codes.get().add(at), code);
+            let Some(rests) = self.out.rests else { return S::sum(code) };
+            let rest = S::round(S::mul(S::sub(x, code), S::splat(FINE)));
+            S::store_i8(rests.get().add(at), rest);
+            S::sum(S::fma(rest, S::splat(1.0 / FINE), code))
         }
     }
 }

@@ -1,11 +1,16 @@
 //! A model's weights, found by GGUF's tensor names, checked against the spec and laid out for the device.
 //!
 //! Projections that read the same input are joined: q, k and v; gate and up.
+//!
+//! Where 8-bit activations cost too much they are taken with 16 ([`Precision::Fine`]): in the head, whose rounding goes
+//! straight into the logits, and in attention's projections. Perplexity of SmolLM2 Q4_1 on the GPL (f32: 18.300): 18.376
+//! with 8 bits everywhere, 18.358 with a fine head, 18.325 with fine projections too, 18.300 with 16 bits everywhere, at
+//! twice the multiplications in the feed-forward network, which has most of them.
 
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
 use crate::load::{Gguf, TensorInfo};
 use crate::{Error, Result};
-use aieng_kernels::linear::Source;
+use aieng_kernels::linear::{Precision, Source};
 use aieng_kernels::quant::dequantize_row;
 use aieng_kernels::rope::Frequencies;
 use aieng_kernels::{Bytes, Device, Weight};
@@ -77,8 +82,12 @@ impl Weights {
         let embedding = loader.get("token_embd.weight")?;
         let vocab = embedding.shape.get(1).copied().unwrap_or(1);
         let embedding = loader.matrix(&["token_embd.weight"], &[vocab], hidden, Vec::new())?;
+        let embedding = embedding.with_precision(Precision::Fine);
         let head = match file.tensor("output.weight") {
-            Some(_) => Some(loader.matrix(&["output.weight"], &[vocab], hidden, Vec::new())?),
+            Some(_) => {
+                let head = loader.matrix(&["output.weight"], &[vocab], hidden, Vec::new())?;
+                Some(head.with_precision(Precision::Fine))
+            }
             None => None,
         };
         let ropes = loader.ropes(spec)?;
@@ -119,10 +128,11 @@ impl Loader<'_> {
         let qkv_bias = if spec.attn.qkv_bias { self.qkv_bias(i, q, kv)? } else { Vec::new() };
         Ok(LayerWeights {
             attn_norm: self.vector(&name("attn_norm"), hidden)?,
-            qkv: matrix(&["attn_q", "attn_k", "attn_v"], &[q, kv, kv], hidden, qkv_bias)?,
+            qkv: matrix(&["attn_q", "attn_k", "attn_v"], &[q, kv, kv], hidden, qkv_bias)?
+                .with_precision(Precision::Fine),
             q_norm: vector_if(spec.attn.qk_norm, "attn_q_norm", head_dim)?,
             k_norm: vector_if(spec.attn.qk_norm, "attn_k_norm", head_dim)?,
-            output: matrix(&["attn_output"], &[hidden], q, Vec::new())?,
+            output: matrix(&["attn_output"], &[hidden], q, Vec::new())?.with_precision(Precision::Fine),
             attn_post_norm: vector_if(spec.post_norms, "post_attention_norm", hidden)?,
             mlp_norm: self.vector(&name("ffn_norm"), hidden)?,
             gate_up: matrix(&["ffn_gate", "ffn_up"], &[width, width], hidden, Vec::new())?,

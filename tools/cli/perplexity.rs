@@ -43,14 +43,16 @@ pub fn run(args: PerplexityArgs) -> Result<()> {
     let config = args.device.engine_config(args.ctx)?;
     let text = input::file(&args.file)?;
     let path = args.model.file()?;
-    let tokens = Tokenizer::from_metadata(Gguf::open(&path)?.metadata())?.encode(&text, true, false)?;
+    let tokenizer = Tokenizer::from_metadata(Gguf::open(&path)?.metadata())?;
+    let tokens = tokenizer.encode(&text, true, false)?;
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let mut model = {
         let progress = Progress::fraction("Loading");
         Model::load(&path, &config, &mut |done| progress.set_fraction(done))?
     };
     let Perplexity { value, standard_error, tokens } = {
         let progress = Progress::fraction("Perplexity");
-        perplexity(&mut model, &tokens, args.ctx, &mut |done, so_far| {
+        perplexity(&mut model, &tokens, args.ctx, bos, &mut |done, so_far| {
             progress.message(format!("Perplexity {so_far:.3}"));
             progress.set_fraction(done);
         })?
