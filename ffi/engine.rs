@@ -4,9 +4,9 @@ use crate::abi::*;
 use crate::guard;
 use crate::handle::{Missing, Ref, Table};
 use crate::input::{invalid, known_flags, read};
-use aieng_kernels::{DType, Isa};
+
 use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig};
-use aieng_runtime::{Error, Result};
+use aieng_runtime::{DType, Error, Isa, Result};
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

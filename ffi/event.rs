@@ -52,12 +52,6 @@ fn with_nul(text: String) -> Vec<u8> {
     bytes
 }
 
-/// The message with a NUL behind it and none inside.
-fn message(finish: Option<&Finish>) -> Vec<u8> {
-    let text = finish.and_then(|finish| finish.message.as_deref()).unwrap_or_default();
-    with_nul(text.replace('\0', " "))
-}
-
 /// Fills in what only a request's last event has.
 fn set_finish(out: &mut aieng_event, finish: &Finish) {
     let nanoseconds = |time: Option<Duration>| time.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX));
@@ -90,8 +84,9 @@ fn publish(event: Event) -> Result<aieng_event> {
     if let Some(finish) = &event.finish {
         set_finish(&mut out, finish);
     }
+    let message = event.finish.as_ref().and_then(|finish| finish.message.as_deref()).unwrap_or_default();
     let storage = Storage {
-        message: message(event.finish.as_ref()),
+        message: with_nul(message.replace('\0', " ")),
         top_token_ids: top.iter().map(|t| t.id.0).collect(),
         top_logprobs: top.iter().map(|t| t.logprob).collect(),
         text: with_nul(event.text),

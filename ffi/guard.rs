@@ -59,17 +59,54 @@ pub(crate) fn message(payload: Box<dyn Any + Send>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{AIENG_ERR_BUSY, AIENG_ERR_INTERNAL, AIENG_OK};
+    use crate::abi::{AIENG_ERR_BUSY, AIENG_ERR_CLOSED, AIENG_ERR_INTERNAL, AIENG_OK, aieng_engine_config};
+    use crate::engine::{aieng_engine_create, aieng_engine_destroy};
+    use crate::request::aieng_cancel;
     use crate::status::aieng_last_error;
-    use std::ffi::CStr;
+    use std::ffi::{CStr, CString};
+    use std::path::PathBuf;
+
+    fn last_error() -> String {
+        // SAFETY: a string that ends in NUL, read before the next failing call.
+        unsafe { CStr::from_ptr(aieng_last_error()) }.to_str().unwrap().to_owned()
+    }
 
     #[test]
     fn errors_and_panics_become_statuses() {
         assert_eq!(call(|| Ok(AIENG_OK)), AIENG_OK);
         assert_eq!(call(|| Err(Error::Busy("full".into()))), AIENG_ERR_BUSY);
         assert_eq!(call(|| panic!("row {}", 7)), AIENG_ERR_INTERNAL);
-        // SAFETY: a string that ends in NUL, read before the next failing call.
-        assert_eq!(unsafe { CStr::from_ptr(aieng_last_error()) }, c"internal error: row 7");
+        assert_eq!(last_error(), "internal error: row 7");
+    }
+
+    #[test]
+    fn a_panic_closes_its_engine_alone() {
+        let home = std::env::var_os("AIENG_HOME").map(PathBuf::from);
+        let model = home.map(|home| home.join("models/smollm2-135m.gguf")).filter(|path| path.is_file());
+        let Some(model) = model else {
+            eprintln!("SKIPPED: a_panic_closes_its_engine_alone: no smollm2-135m.gguf in $AIENG_HOME/models");
+            return;
+        };
+        let model = CString::new(model.into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: integers only.
+        let mut config: aieng_engine_config = unsafe { std::mem::zeroed() };
+        config.struct_size = size_of_val(&config) as u32;
+        let create = || {
+            let mut engine = std::ptr::null_mut();
+            // SAFETY: a string, a struct and room for a handle.
+            assert_eq!(unsafe { aieng_engine_create(model.as_ptr(), &config, &mut engine) }, AIENG_OK);
+            engine
+        };
+        let (broken, other) = (create(), create());
+        assert_eq!(call_engine(broken, |_| panic!("row 8")), AIENG_ERR_INTERNAL);
+        // SAFETY: handles that are in use.
+        unsafe {
+            assert_eq!(aieng_cancel(broken, 1), AIENG_ERR_CLOSED);
+            assert_eq!(last_error(), "the engine was closed by an internal error: row 8");
+            assert_eq!(aieng_cancel(other, 1), AIENG_OK);
+            assert_eq!(aieng_engine_destroy(broken), AIENG_OK);
+            assert_eq!(aieng_engine_destroy(other), AIENG_OK);
+        }
     }
 
     #[test]

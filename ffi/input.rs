@@ -148,7 +148,7 @@ pub(crate) unsafe fn slice<'a, T>(name: &str, at: *const T, count: usize) -> Res
         return Ok(&[]);
     }
     if at.is_null() {
-        return Err(invalid(format!("{name}: NULL, but a count of {count}")));
+        return Err(invalid(format!("{name}: NULL, but its count is not 0")));
     }
     if !at.is_aligned() || count > isize::MAX as usize / size_of::<T>() {
         return Err(invalid(format!("{name}: {count} elements at {at:p} cannot be an array")));
@@ -195,5 +195,75 @@ pub(crate) fn flag(name: &str, value: u32) -> Result<bool> {
         0 => Ok(false),
         1 => Ok(true),
         _ => Err(invalid(format!("{name}: {value} is neither 0 nor 1"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A struct whose first release ended after `a`.
+    #[repr(C)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Grown {
+        struct_size: u32,
+        a: u32,
+        b: u64,
+    }
+
+    // SAFETY: `repr(C)`, `struct_size` first, integers only.
+    unsafe impl Versioned for Grown {
+        const FIRST_SIZE: usize = 8;
+    }
+
+    /// Reads the struct from these words, of which the first is its size.
+    fn read_words(words: &[u32]) -> Result<Grown> {
+        assert!(words[0] as usize <= size_of_val(words) || words[0] > 4096);
+        // SAFETY: as many bytes as the first word says are there, or else it says more than is ever read.
+        unsafe { read("grown", words.as_ptr().cast()) }
+    }
+
+    #[test]
+    fn an_older_callers_struct_ends_in_zeroes() {
+        assert_eq!(read_words(&[8, 1]).unwrap(), Grown { struct_size: 8, a: 1, b: 0 });
+        assert_eq!(read_words(&[12, 1, 2]).unwrap(), Grown { struct_size: 12, a: 1, b: 2 });
+        assert_eq!(read_words(&[16, 1, 2, 3]).unwrap(), Grown { struct_size: 16, a: 1, b: 2 | 3 << 32 });
+    }
+
+    #[test]
+    fn a_newer_callers_struct_must_not_use_what_is_new() {
+        assert_eq!(read_words(&[24, 1, 2, 3, 0, 0]).unwrap().b, 2 | 3 << 32);
+        let refused = read_words(&[24, 1, 2, 3, 0, 1 << 24]).unwrap_err().to_string();
+        assert!(refused.starts_with("grown.struct_size: 24, but this library knows 16 bytes"), "{refused}");
+        assert!(refused.ends_with("byte 23 is not zero"), "{refused}");
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_is_refused() {
+        for size in [0, 4, 7, 4097, u32::MAX] {
+            let refused = read_words(&[size, 1]).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("grown.struct_size: {size}, where sizeof is 16")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn writing_stays_inside_the_callers_struct() {
+        let value = Grown { struct_size: 99, a: 7, b: u64::MAX };
+        let mut words = [12u32, 0, 0, 5, 5];
+        // SAFETY: twelve bytes are there.
+        unsafe { write(words.as_mut_ptr().cast(), &value) };
+        assert_eq!(words, [12, 7, u32::MAX, 5, 5]);
+    }
+
+    #[test]
+    fn elements_have_the_size_that_the_first_has() {
+        let words = [12u32, 1, 2, 12, 3, 4, 16, 5, 6, 7];
+        // SAFETY: two, and three, structs are there.
+        let (two, three) = unsafe {
+            (read_all::<Grown>("g", words.as_ptr().cast(), 2), read_all::<Grown>("g", words.as_ptr().cast(), 3))
+        };
+        let two: Vec<u32> = two.unwrap().iter().map(|grown| grown.a).collect();
+        assert_eq!(two, [1, 3]);
+        assert_eq!(three.unwrap_err().to_string(), "g[2].struct_size: 16, but the first element's is 12");
     }
 }

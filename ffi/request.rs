@@ -2,7 +2,7 @@
 
 use crate::abi::*;
 use crate::guard;
-use crate::input::{flag, invalid, known_flags, owned, read, read_all, reserve, slice, text};
+use crate::input::{STRLEN, flag, invalid, known_flags, owned, read, read_all, reserve, slice, text};
 use aieng_runtime::chat::Message;
 use aieng_runtime::engine::{Engine, Request, RequestId};
 use aieng_runtime::sampling::SamplingParams;
@@ -12,7 +12,7 @@ use std::ffi::c_char;
 /// Copies an array, refusing more than `most` elements.
 ///
 /// # Safety
-/// As for [`slice`].
+/// As for [`slice()`].
 unsafe fn list<T: Copy>(name: &str, at: *const T, count: usize, most: usize) -> Result<Vec<T>> {
     if count > most {
         return Err(invalid(format!("{name}: {count}, at most {most} allowed")));
@@ -38,7 +38,7 @@ unsafe fn prompt(engine: &Engine, request: &aieng_request) -> Result<Vec<TokenId
     ];
     for (name, null, count) in forms {
         if null && count != 0 {
-            return Err(invalid(format!("request.{name}: NULL, but a count of {count}")));
+            return Err(invalid(format!("request.{name}: NULL, but its count is not 0")));
         }
     }
     if forms.iter().filter(|(_, null, _)| !null).count() != 1 {
@@ -143,7 +143,7 @@ unsafe fn stops(given: &aieng_sampling) -> Result<Vec<String>> {
     // SAFETY: passed on.
     let strings: Vec<*const c_char> = unsafe { list("sampling.stop", given.stop, given.stop_count, 64) }?;
     let lengths = match given.stop_lengths.is_null() {
-        true => vec![crate::input::STRLEN; strings.len()],
+        true => vec![STRLEN; strings.len()],
         // SAFETY: passed on.
         false => unsafe { list("sampling.stop_lengths", given.stop_lengths, given.stop_count, 64) }?,
     };

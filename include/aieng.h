@@ -304,7 +304,7 @@ typedef struct aieng_request {
 
 /**
  * Queues a request. Its events come out of aieng_next(), the first possibly before this call has returned. *request_id
- * is never used twice in one engine; on failure it is left as it was.
+ * is never 0 and never used twice in one engine; on failure it is left as it was.
  *
  * Ownership: nothing of request is kept.
  * Threads:   any.
@@ -317,12 +317,13 @@ aieng_status aieng_submit(aieng_engine *engine, const aieng_request *request, ui
 
 /**
  * Asks for a request's end. Its last event follows, with AIENG_FINISH_CANCELLED or, where it was about to end anyway,
- * another reason. A request that has ended, or never was, is left alone and is no error, as either can happen in a race.
+ * another reason. A request that has ended, or never was, is left alone, which is no error: a cancel may come too late.
  *
  * Ownership: nothing to own.
  * Threads:   any.
  * Blocking:  never.
- * Errors:    AIENG_ERR_INVALID_ARGUMENT for engine; AIENG_ERR_CLOSED; AIENG_ERR_INTERNAL.
+ * Errors:    AIENG_ERR_INVALID_ARGUMENT for engine; AIENG_ERR_BUSY where cancels come faster than the engine takes them;
+ *            AIENG_ERR_CLOSED; AIENG_ERR_INTERNAL.
  */
 aieng_status aieng_cancel(aieng_engine *engine, uint64_t request_id);
 

@@ -135,7 +135,7 @@ static void test_generation(void) {
   reset();
   EXPECT(aieng_submit(engine, &request, &id), AIENG_OK, "");
   collect(by_text, sizeof by_text, 0);
-  CHECK(strcmp(by_text, " Paris.\n\n") > 0);
+  CHECK(strcmp(by_text, " Paris.\n\n") == 0);
   reset();
   sampling.logprobs = 1;
   sampling.top_logprobs = 3;

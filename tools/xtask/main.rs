@@ -1,2 +1,94 @@
-//! The command line of aieng.
-fn main() {}
+//! What developers and continuous integration run.
+//!
+//! `check` looks at the sources and runs the tests that need no model, in the dev profile, whose debug assertions and
+//! overflow checks the release profile lacks. `test` looks at the sources too, fetches what the tests need and runs all
+//! of them on what users get, the release build; its last line reads "N passed, N failed, N skipped". `abi` writes
+//! ffi/abi.rs from include/aieng.h.
+//!
+//! Nothing here needs more than Cargo, a C compiler and Python's pip; where one of them or the network is missing, the
+//! steps that need it are skipped, and the report says so.
+
+mod abi;
+mod cargo;
+mod fetch;
+mod libtest;
+mod models;
+mod report;
+
+use report::Report;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  check        formatting, lints, documentation, the C ABI, and the tests that need no model
+  test         the same, and all tests on the release build, models fetched first
+  abi          write ffi/abi.rs from include/aieng.h
+  abi --check  only compare
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let started = Instant::now();
+    let report = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["check"] => check(),
+        ["test"] => test(),
+        ["abi"] => one("abi", abi::write()),
+        ["abi", "--check"] => one("abi", abi::compare()),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    report.print(started.elapsed());
+    if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+fn one(name: &str, outcome: report::Outcome) -> Report {
+    let mut report = Report::default();
+    report.add(name, outcome);
+    report
+}
+
+/// What concerns the sources alone.
+fn look_at_sources(report: &mut Report) {
+    report.step("formatting", || match cargo::has("rustfmt") {
+        Ok(()) => cargo::run(&["fmt", "--check"], &[]),
+        Err(skipped) => skipped,
+    });
+    report.step("lints", || match cargo::has("clippy-driver") {
+        Ok(()) => cargo::run(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[]),
+        Err(skipped) => skipped,
+    });
+    report.step("documentation", || {
+        let args = ["doc", "--workspace", "--no-deps", "--document-private-items"];
+        cargo::run(&args, &[("RUSTDOCFLAGS", "--deny warnings")])
+    });
+    report.step("ffi/abi.rs is what include/aieng.h says", abi::compare);
+}
+
+fn check() -> Report {
+    let mut report = Report::default();
+    look_at_sources(&mut report);
+    report.section("tests, dev build, no models");
+    libtest::run(&mut report, &[], &cargo::Environment::without_models());
+    report
+}
+
+fn test() -> Report {
+    let mut report = Report::default();
+    look_at_sources(&mut report);
+    report.step("release build", || cargo::run(&[&["build", "--release"], cargo::PACKAGES].concat(), &[]));
+    let environment = models::fetch(&mut report);
+    report.section("tests, release build");
+    libtest::run(&mut report, &["--release"], &environment);
+    report
+}
