@@ -4,7 +4,6 @@ use crate::args::{DeviceArgs, ModelArgs};
 use crate::failure::Result;
 use crate::progress::Progress;
 use crate::{input, output};
-use aieng_runtime::load::Gguf;
 use aieng_runtime::model::Model;
 use aieng_runtime::perplexity::{Perplexity, perplexity};
 use aieng_runtime::tokenizer::Tokenizer;
@@ -43,14 +42,16 @@ pub fn run(args: PerplexityArgs) -> Result<()> {
     let config = args.device.engine_config(args.ctx)?;
     let text = input::file(&args.file)?;
     let path = args.model.file()?;
-    let tokens = Tokenizer::from_metadata(Gguf::open(&path)?.metadata())?.encode(&text, true, false)?;
     let mut model = {
         let progress = Progress::fraction("Loading");
         Model::load(&path, &config, &mut |done| progress.set_fraction(done))?
     };
+    let tokenizer = Tokenizer::from_metadata(model.file().metadata())?;
+    let tokens = tokenizer.encode(&text, true, false)?;
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let Perplexity { value, standard_error, tokens } = {
         let progress = Progress::fraction("Perplexity");
-        perplexity(&mut model, &tokens, args.ctx, &mut |done, so_far| {
+        perplexity(&mut model, &tokens, args.ctx, bos, &mut |done, so_far| {
             progress.message(format!("Perplexity {so_far:.3}"));
             progress.set_fraction(done);
         })?
