@@ -63,23 +63,51 @@ struct ActMul {
 impl Kernel for ActMul {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        match self.activation {
-            // SAFETY: Isa::run vouches for the instruction set.
-            Activation::Silu => self.rows::<S>(|x| unsafe { S::mul(x, sigmoid::<S>(x)) }),
-            // x / 2 * (1 + tanh(y)) = x * sigmoid(2 y).
-            // SAFETY: as above.
-            Activation::GeluTanh => self.rows::<S>(|x| unsafe {
-                let c = (8.0 / PI).sqrt();
-                let cubic = S::fma(S::mul(x, x), S::splat(0.044715 * c), S::splat(c));
-                S::mul(x, sigmoid::<S>(S::mul(x, cubic)))
-            }),
+        // SAFETY: Isa::run vouches for the instruction set.
+        unsafe {
+            match self.activation {
+                Activation::Silu => self.rows::<S, Silu>(),
+                Activation::GeluTanh => self.rows::<S, GeluTanh>(),
+            }
+        }
+    }
+}
+
+/// An activation function of sixteen lanes. (A closure would not be inlined into the instruction set's function.)
+trait Act {
+    /// # Safety
+    /// Needs the instruction set.
+    unsafe fn act<S: Simd>(x: S::F) -> S::F;
+}
+
+struct Silu;
+impl Act for Silu {
+    #[inline(always)]
+    unsafe fn act<S: Simd>(x: S::F) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::mul(x, sigmoid::<S>(x)) }
+    }
+}
+
+struct GeluTanh;
+impl Act for GeluTanh {
+    /// `x / 2 * (1 + tanh(y)) = x * sigmoid(2 y)`
+    #[inline(always)]
+    unsafe fn act<S: Simd>(x: S::F) -> S::F {
+        // SAFETY: the caller's.
+        unsafe {
+            let c = 2.0 * (2.0 / PI).sqrt();
+            let cubic = S::fma(S::mul(x, x), S::splat(0.044715 * c), S::splat(c));
+            S::mul(x, sigmoid::<S>(S::mul(x, cubic)))
         }
     }
 }
 
 impl ActMul {
+    /// # Safety
+    /// Needs the instruction set.
     #[inline(always)]
-    fn rows<S: Simd>(&self, act: impl Fn(S::F) -> S::F) {
+    unsafe fn rows<S: Simd, A: Act>(&self) {
         let whole = self.width / LANES * LANES;
         for row in self.rows.clone() {
             // SAFETY: gate, up and out have `width` elements in each row, and each row is one thread's.
@@ -88,11 +116,11 @@ impl ActMul {
                 let up = gate.add(self.width);
                 let out = self.out.get().add(row * self.out_stride);
                 for i in (0..whole).step_by(LANES) {
-                    S::store(out.add(i), S::mul(act(S::load(gate.add(i))), S::load(up.add(i))));
+                    S::store(out.add(i), S::mul(A::act::<S>(S::load(gate.add(i))), S::load(up.add(i))));
                 }
                 for i in whole..self.width {
                     let mut lanes = [0.0; LANES];
-                    S::store(lanes.as_mut_ptr(), act(S::splat(*gate.add(i))));
+                    S::store(lanes.as_mut_ptr(), A::act::<S>(S::splat(*gate.add(i))));
                     *out.add(i) = lanes[0] * *up.add(i);
                 }
             }

@@ -6,6 +6,7 @@
 
 use super::{AttentionParams, MAX_HEAD_DIM, Sequence, Sequences};
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, exp, sigmoid};
+use crate::kv_write::{KvElement, KvF16, KvF32};
 use crate::{BLOCK_TOKENS, DType, KvCache, Tensor, TensorMut};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -131,11 +132,11 @@ impl Tiles<'_> {
             }
             let start = state.visible.iter().map(|v| v.start).min().unwrap_or(0);
             let end = state.visible.iter().map(|v| v.end).max().unwrap_or(0);
-            let layer = self.cache.layer(self.layer);
+            let layer: *const E::Bits = self.cache.layer(self.layer).as_ptr().cast();
             for b in start / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS) {
                 let block = sequence.blocks[b] as usize;
-                let keys = layer[KvCache::keys_at(shape, block, kv_head) * E::BYTES..].as_ptr();
-                let values = layer[KvCache::values_at(shape, block, kv_head) * E::BYTES..].as_ptr();
+                let keys = layer.add(KvCache::keys_at(shape, block, kv_head));
+                let values = layer.add(KvCache::values_at(shape, block, kv_head));
                 state.block::<E>(b * BLOCK_TOKENS, keys, values, self.params.softcap);
             }
             for r in 0..count {
@@ -200,8 +201,8 @@ impl<S: Simd, const R: usize> State<S, R> {
     unsafe fn block<E: KvElement>(
         &mut self,
         position: usize,
-        keys: *const u8,
-        values: *const u8,
+        keys: *const E::Bits,
+        values: *const E::Bits,
         softcap: Option<f32>,
     ) {
         // SAFETY: the block has `dim` keys of 16 tokens and 16 values of `dim` elements.
@@ -209,7 +210,7 @@ impl<S: Simd, const R: usize> State<S, R> {
             let mut scores = [S::splat(0.0); R];
             let q: [*const f32; R] = std::array::from_fn(|r| self.q[r].as_ptr().cast());
             for d in 0..self.dim {
-                let k = E::load::<S>(keys.add(d * BLOCK_TOKENS * E::BYTES));
+                let k = E::load::<S>(keys.add(d * BLOCK_TOKENS));
                 for r in 0..R {
                     scores[r] = S::fma(k, S::splat(*q[r].add(d)), scores[r]);
                 }
@@ -262,7 +263,12 @@ impl<S: Simd, const R: usize> State<S, R> {
 
     /// Adds the weighted values of the tokens in `seen`: those that some row sees, for others may hold anything.
     #[inline(always)]
-    unsafe fn accumulate<E: KvElement>(&mut self, weights: &[[f32; LANES]; R], values: *const u8, seen: Range<usize>) {
+    unsafe fn accumulate<E: KvElement>(
+        &mut self,
+        weights: &[[f32; LANES]; R],
+        values: *const E::Bits,
+        seen: Range<usize>,
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let mut acc: [*mut f32; R] = [std::ptr::null_mut(); R];
@@ -275,7 +281,7 @@ impl<S: Simd, const R: usize> State<S, R> {
                     sums[r] = S::load(acc[r].add(d));
                 }
                 for token in seen.clone() {
-                    let v = E::load::<S>(values.add((token * self.dim + d) * E::BYTES));
+                    let v = E::load::<S>(values.add(token * self.dim + d));
                     for r in 0..R {
                         sums[r] = S::fma(v, S::splat(weights[r][token]), sums[r]);
                     }
@@ -301,33 +307,5 @@ impl<S: Simd, const R: usize> State<S, R> {
                 S::store(out.add(d), S::mul(S::load(acc.add(d)), scale));
             }
         }
-    }
-}
-
-/// An element format of the cache.
-trait KvElement {
-    const BYTES: usize;
-    /// # Safety
-    /// Needs the instruction set, and sixteen elements at `p`.
-    unsafe fn load<S: Simd>(p: *const u8) -> S::F;
-}
-
-struct KvF32;
-impl KvElement for KvF32 {
-    const BYTES: usize = 4;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const u8) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load(p.cast()) }
-    }
-}
-
-struct KvF16;
-impl KvElement for KvF16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const u8) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load_f16(p.cast()) }
     }
 }

@@ -4,7 +4,8 @@
 pub const LANES: usize = 16;
 
 /// A kernel's parameters. `run` is its body; it and all it calls must be `#[inline(always)]`, so that it is compiled
-/// with the instruction set of the function it is inlined into.
+/// with the instruction set of the function it is inlined into. Closures cannot be: one that contains vector
+/// instructions turns each of them into a call (20 times slower).
 pub trait Kernel {
     /// Runs the kernel.
     fn run<S: Simd>(self);

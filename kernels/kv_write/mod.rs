@@ -140,8 +140,8 @@ impl Kernel for Write<'_> {
         // SAFETY: the cache's elements are of `dtype`, and aligned; Isa::run vouches for the instruction set.
         unsafe {
             match self.dtype {
-                DType::F32 => self.write::<f32, S>(self.out.get().cast(), |p, x| S::store(p, x)),
-                _ => self.write::<u16, S>(self.out.get().cast(), |p, x| S::store_f16(p, x)),
+                DType::F32 => self.write::<KvF32, S>(),
+                _ => self.write::<KvF16, S>(),
             }
         }
     }
@@ -149,10 +149,11 @@ impl Kernel for Write<'_> {
 
 impl Write<'_> {
     /// # Safety
-    /// `out` is the layer's first element, `put` writes 16 of them; needs the instruction set.
+    /// E is the cache's element type; needs the instruction set.
     #[inline(always)]
-    unsafe fn write<T: Copy + Default, S: Simd>(&self, out: *mut T, put: impl Fn(*mut T, S::F)) {
+    unsafe fn write<E: KvElement, S: Simd>(&self) {
         let dim = self.shape.head_dim;
+        let out: *mut E::Bits = self.out.get().cast();
         for (t, slot) in self.slots.iter().enumerate() {
             let (block, token) = (*slot as usize / BLOCK_TOKENS, *slot as usize % BLOCK_TOKENS);
             for head in 0..self.shape.heads {
@@ -162,9 +163,9 @@ impl Write<'_> {
                     let keys = out.add(KvCache::keys_at(self.shape, block, head) + token);
                     let values = out.add(KvCache::values_at(self.shape, block, head) + token * dim);
                     for d in (0..dim).step_by(LANES) {
-                        put(values.add(d), S::load(v.as_ptr().add(d)));
-                        let mut lanes = [T::default(); LANES];
-                        put(lanes.as_mut_ptr(), S::load(k.as_ptr().add(d)));
+                        E::store::<S>(values.add(d), S::load(v.as_ptr().add(d)));
+                        let mut lanes = [E::Bits::default(); LANES];
+                        E::store::<S>(lanes.as_mut_ptr(), S::load(k.as_ptr().add(d)));
                         for (i, lane) in lanes.iter().enumerate() {
                             *keys.add((d + i) * BLOCK_TOKENS) = *lane;
                         }
@@ -174,3 +175,38 @@ impl Write<'_> {
         }
     }
 }
+
+/// An element format of the cache.
+pub(crate) trait KvElement {
+    /// An element as it is stored.
+    type Bits: Copy + Default;
+
+    /// # Safety
+    /// Needs the instruction set, and sixteen elements at `p`.
+    unsafe fn load<S: Simd>(p: *const Self::Bits) -> S::F;
+
+    /// # Safety
+    /// As `load`.
+    unsafe fn store<S: Simd>(p: *mut Self::Bits, x: S::F);
+}
+
+macro_rules! kv_element {
+    ($name:ident, $bits:ty, $load:ident, $store:ident) => {
+        pub(crate) struct $name;
+        impl KvElement for $name {
+            type Bits = $bits;
+            #[inline(always)]
+            unsafe fn load<S: Simd>(p: *const $bits) -> S::F {
+                // SAFETY: the caller's.
+                unsafe { S::$load(p) }
+            }
+            #[inline(always)]
+            unsafe fn store<S: Simd>(p: *mut $bits, x: S::F) {
+                // SAFETY: the caller's.
+                unsafe { S::$store(p, x) }
+            }
+        }
+    };
+}
+kv_element!(KvF32, f32, load, store);
+kv_element!(KvF16, u16, load_f16, store_f16);

@@ -109,18 +109,15 @@ fn run_part(cpu: &Cpu, job: &Job) {
 }
 
 impl Job<'_> {
-    /// Calls `f(rows, tile)` for all tiles and rows, in bands of rows whose activations stay cached.
+    /// All pairs of a band of rows and a tile; a band's activations, `row_bytes` a row, stay cached over the tiles.
     #[inline(always)]
-    fn for_each(&self, row_bytes: usize, f: impl Fn(Range<usize>, usize)) {
+    fn bands(&self, row_bytes: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let (rows, tiles) = (self.x.rows(), self.tiles.clone());
         let band = (CACHED_BYTES / row_bytes.max(1)).max(32);
-        let mut start = 0;
-        while start < self.x.rows() {
-            let end = self.x.rows().min(start + band);
-            for tile in self.tiles.clone() {
-                f(start..end, tile);
-            }
-            start = end;
-        }
+        (0..rows).step_by(band).flat_map(move |start| {
+            let end = rows.min(start + band);
+            tiles.clone().map(move |tile| (start..end, tile))
+        })
     }
 
     /// The tile's bytes.
@@ -189,7 +186,7 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let job = self.0;
-        job.for_each(job.x.cols(), |rows, tile| {
+        for (rows, tile) in job.bands(job.x.cols()) {
             let weights = job.tile(tile);
             // SAFETY: Isa::run vouches for the instruction set; rows and tile are the job's.
             in_row_groups!(S, rows, |row, R| unsafe {
@@ -198,7 +195,7 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
                     job.store::<S>(tile, row + r, sums[r]);
                 }
             });
-        });
+        }
     }
 }
 
@@ -266,7 +263,7 @@ impl<F: Float> Kernel for FloatTiles<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let job = self.0;
-        job.for_each(4 * job.x.cols(), |rows, tile| {
+        for (rows, tile) in job.bands(4 * job.x.cols()) {
             let weights = job.tile(tile);
             // SAFETY: Isa::run vouches for the instruction set; rows and tile are the job's.
             in_row_groups!(S, rows, |row, R| unsafe {
@@ -275,7 +272,7 @@ impl<F: Float> Kernel for FloatTiles<'_, F> {
                     job.store::<S>(tile, row + r, sums[r]);
                 }
             });
-        });
+        }
     }
 }
 

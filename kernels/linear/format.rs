@@ -92,14 +92,15 @@ unsafe fn add_fifth_bits<S: Simd>(codes: &mut [S::W; 8], high: S::W) {
 unsafe fn k_scale_min<S: Simd>(tile: *const u8, s: usize) -> (S::F, S::F) {
     // SAFETY: the caller's.
     unsafe {
-        let byte = |i: usize| S::load_u8(tile.add(LANES * (4 + i)));
+        let scales = tile.add(LANES * 4);
         let (scale, min) = if s < 4 {
             let low = S::splat_word(63);
-            (S::and(byte(s), low), S::and(byte(s + 4), low))
+            (S::and(S::load_u8(scales.add(LANES * s)), low), S::and(S::load_u8(scales.add(LANES * (s + 4))), low))
         } else {
-            let both = byte(s + 4);
-            let upper = |w| S::shl(S::shr(w, 6), 4);
-            (S::or(S::and(both, S::splat_word(15)), upper(byte(s - 4))), S::or(S::shr(both, 4), upper(byte(s))))
+            let both = S::load_u8(scales.add(LANES * (s + 4)));
+            let scale_top = S::shl(S::shr(S::load_u8(scales.add(LANES * (s - 4))), 6), 4);
+            let min_top = S::shl(S::shr(S::load_u8(scales.add(LANES * s)), 6), 4);
+            (S::or(S::and(both, S::splat_word(15)), scale_top), S::or(S::shr(both, 4), min_top))
         };
         let d = S::mul(halves::<S>(tile, 0), S::to_f32(scale));
         let m = S::mul(halves::<S>(tile, 2), S::to_f32(min));

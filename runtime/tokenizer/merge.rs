@@ -146,6 +146,6 @@ mod tests {
 
     #[test]
     fn an_empty_chain_stays_empty() {
-        assert_eq!(merged(&[], |_, _| None), []);
+        assert!(merged(&[], |_, _| None).is_empty());
     }
 }
