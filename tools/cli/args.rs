@@ -6,6 +6,7 @@ use crate::models::DEFAULT_MODEL;
 use crate::progress::Progress;
 use crate::pull::command::model_file;
 use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig};
+use aieng_runtime::model::Model;
 use aieng_runtime::sampling::SamplingParams;
 use aieng_runtime::{Isa, TokenId};
 use clap::{Args, ValueEnum};
@@ -83,9 +84,14 @@ impl DeviceArgs {
 }
 
 /// Loads a model behind a progress bar.
-pub fn load_engine(path: &Path, config: &EngineConfig) -> Result<Engine> {
+pub fn load_model(path: &Path, config: &EngineConfig) -> Result<Model> {
     let progress = Progress::fraction("Loading");
-    Ok(Engine::load(path, config, &mut |done| progress.set_fraction(done))?)
+    Ok(Model::load(path, config, &mut |done| progress.set_fraction(done))?)
+}
+
+/// Loads a model behind a progress bar and starts its engine.
+pub fn load_engine(path: &Path, config: &EngineConfig) -> Result<Engine> {
+    Ok(Engine::start(load_model(path, config)?, config)?)
 }
 
 /// How tokens are chosen and when generation ends. The defaults are lively and, the seed being fixed, reproducible.

@@ -1,11 +1,9 @@
 //! `aieng perplexity`: how well a model predicts a text, by llama-perplexity's protocol.
 
-use crate::args::{DeviceArgs, ModelArgs};
+use crate::args::{DeviceArgs, ModelArgs, load_model};
 use crate::failure::Result;
 use crate::progress::Progress;
 use crate::{input, output};
-use aieng_runtime::load::Gguf;
-use aieng_runtime::model::Model;
 use aieng_runtime::perplexity::{Perplexity, perplexity};
 use aieng_runtime::tokenizer::Tokenizer;
 use clap::Args;
@@ -43,13 +41,10 @@ pub fn run(args: PerplexityArgs) -> Result<()> {
     let config = args.device.engine_config(args.ctx)?;
     let text = input::file(&args.file)?;
     let path = args.model.file()?;
-    let tokenizer = Tokenizer::from_metadata(Gguf::open(&path)?.metadata())?;
+    let mut model = load_model(&path, &config)?;
+    let tokenizer = Tokenizer::from_metadata(model.file().metadata())?;
     let tokens = tokenizer.encode(&text, true, false)?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let mut model = {
-        let progress = Progress::fraction("Loading");
-        Model::load(&path, &config, &mut |done| progress.set_fraction(done))?
-    };
     let Perplexity { value, standard_error, tokens } = {
         let progress = Progress::fraction("Perplexity");
         perplexity(&mut model, &tokens, args.ctx, bos, &mut |done, so_far| {

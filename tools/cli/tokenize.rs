@@ -8,7 +8,6 @@ use aieng_runtime::load::Gguf;
 use aieng_runtime::tokenizer::Tokenizer;
 use clap::Args;
 use serde::Serialize;
-use std::fmt::Write;
 
 /// Show the tokens of a text
 #[derive(Debug, Args)]
@@ -47,8 +46,8 @@ pub fn run(args: TokenizeArgs) -> Result<()> {
     }
     let mut lines = String::new();
     for (id, piece) in ids.iter().zip(&pieces) {
-        // A String takes every write. Quoted, so that spaces and control characters can be seen.
-        let _ = writeln!(lines, "{:>7} {piece:?}", id.0);
+        // Quoted, so that spaces and control characters can be seen.
+        lines += &format!("{:>7} {piece:?}\n", id.0);
     }
     Ok(output::text(&lines)?)
 }

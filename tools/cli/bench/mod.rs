@@ -7,18 +7,17 @@
 mod counts;
 mod report;
 
-use crate::args::{DeviceName, IsaName, ModelArgs, device_config, load_engine};
+use crate::args::{DeviceName, IsaName, ModelArgs, device_config, load_model};
 use crate::failure::{Failure, Result};
 use crate::generation::generate;
 use crate::summary::Summary;
-use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig, Request};
+use aieng_runtime::TokenId;
+use aieng_runtime::engine::{Engine, EngineConfig, Request};
 use aieng_runtime::load::Gguf;
 use aieng_runtime::sampling::SamplingParams;
-use aieng_runtime::{Isa, TokenId};
 use clap::Args;
 use counts::Counts;
 use report::{Format, Report, Row};
-use std::path::Path;
 use std::time::Instant;
 
 /// Measure a model's speed
@@ -36,7 +35,7 @@ pub struct BenchArgs {
     /// A prompt and a generation in one test; repeatable
     #[arg(long, value_name = "PP,TG", value_parser = parse_pair)]
     pg: Vec<(usize, usize)>,
-    /// Worker threads [default: the CPUs that this process may use]
+    /// Worker threads [default: one a physical core]
     #[arg(short, long, value_name = "N")]
     threads: Option<Counts>,
     /// Times that each test is measured
@@ -71,10 +70,33 @@ pub fn run(args: BenchArgs) -> Result<()> {
         _ => Format::Markdown,
     });
     for config in &configs {
-        let engine = load_engine(&path, config)?;
+        let model = load_model(&path, config)?;
+        let (backend, threads) = (model.device().name(), model.device().threads());
+        let engine = Engine::start(model, config)?;
         for test in &tests {
-            let samples = test.measure(&engine, args.repetitions)?;
-            report.add(row(&path, &summary, config, test, samples))?;
+            let samples_ns = test.measure(&engine, args.repetitions)?;
+            let (avg_ns, stddev_ns) = mean_and_deviation(&samples_ns);
+            let samples_ts: Vec<f64> = samples_ns.iter().map(|ns| test.tokens() * 1e9 / ns).collect();
+            let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
+            report.add(Row {
+                build_version: env!("CARGO_PKG_VERSION"),
+                model_filename: path.display().to_string(),
+                model_type: summary.name(),
+                model_size: summary.bytes,
+                model_n_params: summary.parameters,
+                backends: backend.clone(),
+                n_threads: threads,
+                n_batch: config.max_batch_tokens,
+                test: test.name(),
+                n_prompt: test.prompt,
+                n_gen: test.generated,
+                avg_ns,
+                stddev_ns,
+                avg_ts,
+                stddev_ts,
+                samples_ns,
+                samples_ts,
+            })?;
         }
     }
     report.finish()
@@ -105,10 +127,7 @@ fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
 fn configs(args: &BenchArgs, tests: &[Test]) -> Result<Vec<EngineConfig>> {
     let context = tests.iter().map(|test| test.prompt_tokens() + test.max_tokens()).max().unwrap_or(0);
     let isas = if args.isa.is_empty() { vec![None] } else { args.isa.iter().copied().map(Some).collect() };
-    let threads = match &args.threads {
-        Some(counts) => counts.0.clone(),
-        None => vec![std::thread::available_parallelism().map_or(1, |n| n.get())],
-    };
+    let threads = args.threads.as_ref().map_or(vec![0], |counts| counts.0.clone());
     let max_batch_tokens = args.batch_size;
     let mut configs = Vec::new();
     for isa in isas {
@@ -139,6 +158,11 @@ impl Test {
         self.generated + self.prompt.min(1)
     }
 
+    /// What the speed counts.
+    fn tokens(self) -> f64 {
+        (self.prompt + self.generated) as f64
+    }
+
     /// Nanoseconds of each repetition.
     fn measure(self, engine: &Engine, repetitions: u32) -> Result<Vec<f64>> {
         self.run(engine, 0)?;
@@ -147,7 +171,7 @@ impl Test {
 
     /// Nanoseconds from submit to the last token.
     fn run(self, engine: &Engine, repetition: u32) -> Result<f64> {
-        let tokens = engine.tokenizer().vocab_size().max(1) as u64;
+        let tokens = engine.vocab_size().max(1) as u64;
         let mut random = SplitMix64(u64::from(repetition) << 32 | self.prompt as u64);
         let prompt = (0..self.prompt_tokens()).map(|_| TokenId((random.next() % tokens) as u32)).collect();
         let max_tokens =
@@ -161,37 +185,6 @@ impl Test {
             return Err(Failure::Failed(format!("{}: {got} tokens came, {wanted} were asked for", self.name())));
         }
         Ok(elapsed.as_secs_f64() * 1e9)
-    }
-}
-
-fn row(path: &Path, summary: &Summary, config: &EngineConfig, test: &Test, samples_ns: Vec<f64>) -> Row {
-    let (backends, isa) = match config.device {
-        DeviceConfig::Cpu(isa) => ("CPU", isa.unwrap_or_else(Isa::best).name()),
-        DeviceConfig::Reference => ("Reference", "-"),
-    };
-    let tokens = (test.prompt + test.generated) as f64;
-    let samples_ts: Vec<f64> = samples_ns.iter().map(|ns| tokens * 1e9 / ns).collect();
-    let (avg_ns, stddev_ns) = mean_and_deviation(&samples_ns);
-    let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
-    Row {
-        build_version: env!("CARGO_PKG_VERSION"),
-        model_filename: path.display().to_string(),
-        model_type: summary.name(),
-        model_size: summary.bytes,
-        model_n_params: summary.parameters,
-        backends,
-        isa,
-        n_threads: config.threads,
-        n_batch: config.max_batch_tokens,
-        test: test.name(),
-        n_prompt: test.prompt,
-        n_gen: test.generated,
-        avg_ns,
-        stddev_ns,
-        avg_ts,
-        stddev_ts,
-        samples_ns,
-        samples_ts,
     }
 }
 

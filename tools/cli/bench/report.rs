@@ -25,8 +25,7 @@ pub struct Row {
     pub model_type: String,
     pub model_size: u64,
     pub model_n_params: u64,
-    pub backends: &'static str,
-    pub isa: &'static str,
+    pub backends: String,
     pub n_threads: usize,
     pub n_batch: usize,
     pub test: String,
@@ -47,12 +46,11 @@ struct Column {
     cell: fn(&Row) -> String,
 }
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 7] = [
     Column { name: "model", width: 30, cell: |row| row.model_type.clone() },
     Column { name: "size", width: 10, cell: |row| size(row.model_size) },
     Column { name: "params", width: 10, cell: |row| count(row.model_n_params) },
-    Column { name: "backend", width: 10, cell: |row| row.backends.into() },
-    Column { name: "isa", width: 8, cell: |row| row.isa.into() },
+    Column { name: "backend", width: 10, cell: |row| row.backends.clone() },
     Column { name: "threads", width: 7, cell: |row| row.n_threads.to_string() },
     Column { name: "test", width: 13, cell: |row| row.test.clone() },
     Column { name: "t/s", width: 20, cell: |row| format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts) },
@@ -143,8 +141,7 @@ mod tests {
             model_type: "llama 134.52 M Q4_1".into(),
             model_size: 98_000_000,
             model_n_params: 134_515_008,
-            backends: "CPU",
-            isa: "avx2",
+            backends: "cpu-avx2".into(),
             n_threads: 2,
             n_batch: 512,
             test: "pp512".into(),

@@ -151,10 +151,10 @@ fn bench_prints_a_table_csv_or_json() {
     assert!(rows.iter().all(|row| row["avg_ts"].as_f64() > Some(0.0)), "{json}");
     assert!(rows.iter().all(|row| row["samples_ns"].as_array().map(Vec::len) == Some(2)), "{json}");
 
-    let table = aieng(&[&base[..8], &["-r", "1"]].concat());
+    let table = aieng(&[&base[..9], &["-r", "1"]].concat());
     assert!(table.stdout.starts_with("| model ") && table.stdout.contains("|           tg2 |"), "{table:?}");
     assert_eq!(table.stderr, "");
-    let csv = aieng(&[&base[..8], &["-r", "1", "--csv"]].concat());
+    let csv = aieng(&[&base[..9], &["-r", "1", "--csv"]].concat());
     assert_eq!(csv.stdout.lines().count(), 4, "a header and three tests: {csv:?}");
 }
 

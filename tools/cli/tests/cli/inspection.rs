@@ -42,6 +42,7 @@ fn info_adds_up() {
     let json = aieng(&["info", "--json", "-m", &model]).json();
     assert_eq!((&json["architecture"], &json["parameters"]), (&json!("llama"), &json!(134_515_008)));
     assert_eq!(json["metadata"]["llama.block_count"], 30);
+    assert_eq!((&json["spec"]["layers"], &json["spec"]["layer_kinds"][0]["kv_heads"]), (&json!(30), &json!(3)));
     let tensors = json["tensors"].as_array().expect("a list");
     let bytes: u64 = tensors.iter().filter_map(|t| t["bytes"].as_u64()).sum();
     assert_eq!((tensors.len(), json["bytes"].as_u64()), (272, Some(bytes)));
