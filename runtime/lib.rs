@@ -11,6 +11,8 @@ pub mod load;
 pub mod model;
 pub mod perplexity;
 pub mod sampling;
+#[cfg(test)]
+mod testing;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
