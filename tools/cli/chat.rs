@@ -2,9 +2,9 @@
 
 use crate::args::{DeviceArgs, ModelArgs, SamplingArgs, load_engine};
 use crate::failure::{Failure, Result};
-use crate::generation::generate;
+use crate::generation::{chat_prompt, generate};
 use crate::input::Lines;
-use crate::{interrupt, output, prompt};
+use crate::{interrupt, output};
 use aieng_runtime::TokenId;
 use aieng_runtime::chat::{ChatTemplate, Message};
 use aieng_runtime::engine::{Engine, FinishReason, Request};
@@ -38,7 +38,7 @@ pub fn run(args: ChatArgs) -> Result<()> {
     let Some(template) = engine.chat_template() else {
         return Err(Failure::Failed("the model has no chat template; `aieng run --raw` continues a text".into()));
     };
-    let system = args.system.map(|system| prompt::message("system", system));
+    let system = args.system.map(|system| Message::new("system", system));
     let mut conversation = Conversation { engine: &engine, template, sampling, system, turns: Vec::new() };
     let mut lines = Lines::new("> ")?;
     while let Some(line) = lines.next()? {
@@ -67,7 +67,7 @@ struct Conversation<'a> {
 impl Conversation<'_> {
     /// Streams the answer to `message` and remembers both. A message too long for the context is refused.
     fn answer(&mut self, message: &str) -> Result<()> {
-        self.turns.push(prompt::message("user", message));
+        self.turns.push(Message::new("user", message));
         let Some(prompt) = self.fitting_prompt()? else {
             self.turns.pop();
             let context = self.engine.context();
@@ -80,7 +80,7 @@ impl Conversation<'_> {
         if generation.finish.reason == FinishReason::Length {
             output::note(&format!("stopped after {} tokens, see -n and --ctx", generation.token_ids.len()));
         }
-        self.turns.push(prompt::message("assistant", generation.text));
+        self.turns.push(Message::new("assistant", generation.text));
         Ok(())
     }
 
@@ -92,7 +92,7 @@ impl Conversation<'_> {
         let mut forgotten = 0;
         loop {
             let messages: Vec<Message> = self.system.iter().chain(&self.turns).cloned().collect();
-            let ids = prompt::conversation(self.engine.tokenizer(), self.template, &messages)?;
+            let ids = chat_prompt(self.engine, self.template, &messages)?;
             let last = self.turns.len() == 1;
             let room = context.saturating_sub(ids.len());
             if room < answer && !last {

@@ -1,8 +1,9 @@
-//! One request from submit to its last event, in the foreground: text goes out as it comes, Ctrl-C cancels.
+//! One request in the foreground, from its prompt to its last event: text goes out as it comes, Ctrl-C cancels.
 
 use crate::failure::{Failure, Result};
 use crate::interrupt;
 use aieng_runtime::TokenId;
+use aieng_runtime::chat::{ChatTemplate, Message};
 use aieng_runtime::engine::{Engine, Event, Finish, FinishReason, Logprobs, Request};
 use std::io;
 use std::time::Duration;
@@ -21,6 +22,16 @@ pub struct Generation {
     pub logprobs: Vec<Logprobs>,
     /// How it ended.
     pub finish: Finish,
+}
+
+/// Token ids of a plain prompt. Spellings of special tokens count, so that it can be written in any chat format by hand.
+pub fn raw_prompt(engine: &Engine, text: &str) -> Result<Vec<TokenId>> {
+    Ok(engine.tokenizer().encode(text, true, true)?)
+}
+
+/// Token ids of a conversation that ends where the assistant's turn begins.
+pub fn chat_prompt(engine: &Engine, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<TokenId>> {
+    raw_prompt(engine, &template.render(messages, true)?)
 }
 
 /// Runs `request` alone and hands each piece of text to `on_text`; when that fails the request is cancelled. After

@@ -14,7 +14,6 @@ mod models;
 mod output;
 mod perplexity;
 mod progress;
-mod prompt;
 mod pull;
 mod run;
 mod summary;

@@ -2,9 +2,10 @@
 
 use crate::args::{DeviceArgs, ModelArgs, SamplingArgs, load_engine};
 use crate::failure::{Failure, Result};
-use crate::generation::{Generation, generate, reason_name};
-use crate::{input, interrupt, output, prompt};
+use crate::generation::{Generation, chat_prompt, generate, raw_prompt, reason_name};
+use crate::{input, interrupt, output};
 use aieng_runtime::TokenId;
+use aieng_runtime::chat::Message;
 use aieng_runtime::engine::{Engine, FinishReason, Logprobs, Request, TokenLogprob};
 use aieng_runtime::tokenizer::Tokenizer;
 use clap::Args;
@@ -71,17 +72,17 @@ pub fn run(args: RunArgs) -> Result<()> {
 
 fn prompt_ids(engine: &Engine, args: &RunArgs, text: &str) -> Result<Vec<TokenId>> {
     if args.raw {
-        return prompt::raw(engine.tokenizer(), text);
+        return raw_prompt(engine, text);
     }
-    let system = args.system.as_deref().map(|system| prompt::message("system", system));
+    let system = args.system.as_deref().map(|system| Message::new("system", system));
     match (engine.chat_template(), &system) {
         (Some(template), _) => {
-            let messages: Vec<_> = system.into_iter().chain([prompt::message("user", text)]).collect();
-            prompt::conversation(engine.tokenizer(), template, &messages)
+            let messages: Vec<_> = system.into_iter().chain([Message::new("user", text)]).collect();
+            chat_prompt(engine, template, &messages)
         }
         (None, None) => {
             output::note("the model has no chat template: the prompt is used as it is (as with --raw)");
-            prompt::raw(engine.tokenizer(), text)
+            raw_prompt(engine, text)
         }
         (None, Some(_)) => {
             Err(Failure::Failed("--system: the model has no chat template, so it has no place for instructions".into()))

@@ -76,10 +76,11 @@ fn check_tokens(result: &Value, run: &Value) {
     let margin = result["margins"][at].as_f64().unwrap_or(f64::INFINITY);
     assert!(
         margin < CLEAR_MARGIN,
-        "{}: token {at} is {:?}, llama.cpp has {:?} with a margin of {margin}: {run}",
+        "{}: token {at} is {:?}, llama.cpp has {:?} with a margin of {margin}: {}",
         result["prompt"],
         found.get(at),
         expected.get(at),
+        run["text"],
     );
 }
 
