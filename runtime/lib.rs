@@ -15,6 +15,8 @@ pub mod perplexity;
 mod queue;
 pub mod sampling;
 mod scheduler;
+#[cfg(test)]
+mod testing;
 pub mod tokenizer;
 
 pub use aieng_kernels::{DType, Isa};

@@ -61,7 +61,7 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::tests::Random;
+    use crate::testing::Random;
 
     fn decoded(pieces: &[Vec<u8>]) -> String {
         let (mut decoder, mut out) = (Decoder::default(), String::new());

@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_heap_finds_what_the_definition_finds() {
-        let mut random = crate::tokenizer::tests::Random::new("merge");
+        let mut random = crate::testing::Random::new("merge");
         for _ in 0..300 {
             // A random grammar over few letters: every rule makes a new token, so that chains of merges are common.
             let letters = 2 + random.below(3);

@@ -1,7 +1,7 @@
 //! Text to token ids and back, built from a model file's metadata.
 //!
 //! Ids equal llama.cpp's for any text, with three intended differences: ordinary text never becomes a control token, a
-//! prompt that spells its BOS token does not get a second one, and "</s>" in a vocabulary of HTML is text.
+//! prompt that spells its BOS token does not get a second one, and `</s>` in a vocabulary of HTML is text.
 
 mod bpe;
 mod decoder;
@@ -62,7 +62,9 @@ impl Tokenizer {
         let unknown = special::token_of_key(metadata, UNKNOWN, &vocab)?;
         let (model, adds_bos) = match metadata.require(MODEL, metadata.str(MODEL)?)? {
             "gpt2" => {
-                let pre = split::named(metadata.require(PRE, metadata.str(PRE)?)?)?;
+                let name = metadata.require(PRE, metadata.str(PRE)?)?;
+                // Another's words would make a worse model, in silence.
+                let pre = split::named(name).ok_or_else(|| unsupported(metadata, PRE, name, &split::known()))?;
                 (Model::ByteLevel(Bpe::from_metadata(metadata, &vocab, pre)?), pre.adds_bos)
             }
             "llama" => {
@@ -72,9 +74,7 @@ impl Tokenizer {
                 let spm = Spm::from_metadata(metadata, &vocab, unknown.or(in_vocab(0)))?;
                 (Model::SentencePiece(spm), true)
             }
-            other => {
-                return Err(Error::Unsupported(format!("tokenizer {other:?} ({MODEL}); known are gpt2, llama")));
-            }
+            other => return Err(unsupported(metadata, MODEL, other, "gpt2, llama")),
         };
         let adds_bos = metadata.bool(ADD_BOS)?.unwrap_or(adds_bos);
         if adds_bos && bos.is_none() {
@@ -86,7 +86,7 @@ impl Tokenizer {
 
     /// Token ids of `text`. `add_bos` puts the model's BOS token in front if its metadata asks for one, unless the
     /// text begins with it already (as what a chat template renders often does); `parse_special` turns the spelling of
-    /// control tokens ("<|im_start|>") into their ids.
+    /// control tokens (`<|im_start|>`) into their ids.
     ///
     /// Errors: [`Error::InvalidArgument`] for a text of more than 1 GiB.
     pub fn encode(&self, text: &str, add_bos: bool, parse_special: bool) -> Result<Vec<TokenId>> {
@@ -185,6 +185,10 @@ impl Tokenizer {
     pub fn decoder(&self) -> Decoder {
         Decoder::default()
     }
+}
+
+fn unsupported(metadata: &Metadata, key: &str, value: &str, known: &str) -> Error {
+    Error::Unsupported(format!("{}: {key}: {value:?} is not among the known {known}", metadata.path().display()))
 }
 
 impl fmt::Debug for Tokenizer {

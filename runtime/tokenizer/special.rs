@@ -28,7 +28,7 @@ const STOP_NAMES: &[&str] = &[
     "<｜end▁of▁sentence｜>",
 ];
 
-/// The same where the file marks them as control tokens; Gemma, for one, has "</s>" as HTML.
+/// The same where the file marks them as control tokens; Gemma, for one, has `</s>` as HTML.
 const STOP_CONTROL_NAMES: &[&str] = &[
     "</s>",
     "<eos>",

@@ -22,13 +22,13 @@ pub(super) enum Kind {
     Normal,
     /// Stands for text that the vocabulary cannot spell.
     Unknown,
-    /// Steers the model ("<|im_start|>"): matched in a prompt only on request, never shown as text.
+    /// Steers the model (`<|im_start|>`): matched in a prompt only on request, never shown as text.
     Control,
     /// A piece of text that is matched before any splitting.
     UserDefined,
     /// A hole in the table.
     Unused,
-    /// One byte, spelled "<0x0A>".
+    /// One byte, spelled `<0x0A>`.
     Byte,
 }
 
@@ -144,7 +144,7 @@ impl Vocab {
     }
 }
 
-/// The byte that a byte token's spelling, like "<0x0A>", stands for.
+/// The byte that a byte token's spelling, like `<0x0A>`, stands for.
 pub(super) fn byte_of(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
     if hex.len() == 2 { u8::from_str_radix(hex, 16).ok() } else { None }
