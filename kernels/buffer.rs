@@ -9,15 +9,21 @@ use std::sync::Arc;
 /// Zeroed bytes, aligned to a cache line. The system hands out pages when they are first touched, so a large buffer
 /// costs only what is used of it.
 pub struct AlignedBuffer {
+    /// Inside `block`.
     ptr: NonNull<u8>,
     len: usize,
+    /// What was allocated; dangling if `len` is 0.
+    block: NonNull<u8>,
 }
 
 /// What buffers are aligned to.
-#[repr(align(64))]
-struct CacheLine;
+const ALIGN: usize = 64;
 
-const ALIGN: usize = align_of::<CacheLine>();
+/// What is allocated for `len` bytes: room to align within. A layout with a greater alignment than this would make the
+/// allocator write the zeros, and so touch every page.
+fn layout(len: usize) -> Option<Layout> {
+    Layout::from_size_align(len.checked_add(ALIGN)?, 16).ok()
+}
 
 // SAFETY: the buffer owns its memory, and shared access to it is read-only.
 unsafe impl Send for AlignedBuffer {}
@@ -27,13 +33,17 @@ unsafe impl Sync for AlignedBuffer {}
 impl AlignedBuffer {
     /// `len` zero bytes, or `None` if the system has no memory left.
     pub fn new(len: usize) -> Option<AlignedBuffer> {
+        #[repr(align(64))]
+        struct CacheLine;
         if len == 0 {
-            return Some(AlignedBuffer { ptr: NonNull::<CacheLine>::dangling().cast(), len });
+            let ptr = NonNull::<CacheLine>::dangling().cast();
+            return Some(AlignedBuffer { ptr, len, block: ptr });
         }
-        let layout = Layout::from_size_align(len, ALIGN).ok()?;
         // SAFETY: the layout's size is not zero.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        Some(AlignedBuffer { ptr: NonNull::new(ptr)?, len })
+        let block = NonNull::new(unsafe { alloc_zeroed(layout(len)?) })?;
+        // SAFETY: an aligned address lies at most ALIGN - 1 bytes on, and the block is ALIGN bytes longer than `len`.
+        let ptr = unsafe { block.add(block.align_offset(ALIGN)) };
+        Some(AlignedBuffer { ptr, len, block })
     }
 
     /// The bytes.
@@ -51,9 +61,9 @@ impl AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        if self.len != 0 {
-            // SAFETY: allocated in `new` with this very layout, which was valid there.
-            unsafe { dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len, ALIGN)) }
+        if let (1.., Some(layout)) = (self.len, layout(self.len)) {
+            // SAFETY: allocated in `new` with this very layout.
+            unsafe { dealloc(self.block.as_ptr(), layout) }
         }
     }
 }
@@ -111,5 +121,22 @@ impl Bytes {
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Bytes({})", self.as_slice().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zeroed_aligned_and_writable() {
+        for len in [0, 1, 63, 64, 1000, 1 << 20] {
+            let mut buffer = AlignedBuffer::new(len).unwrap();
+            assert_eq!(buffer.as_slice().as_ptr() as usize % ALIGN, 0);
+            assert!(buffer.as_slice().len() == len && buffer.as_slice().iter().all(|b| *b == 0));
+            buffer.as_mut_slice().fill(7);
+        }
+        assert!(AlignedBuffer::new(usize::MAX).is_none() && AlignedBuffer::new(1 << 60).is_none());
+        assert_eq!(Floats::new(3).unwrap()[..], [0.0; 3]);
     }
 }

@@ -4,9 +4,9 @@ use crate::load::{Gguf, Metadata};
 use std::path::PathBuf;
 
 /// The default model.
-pub(crate) const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+pub(crate) const SMOLLM2: &str = "smollm2-135m.gguf";
 /// The SentencePiece model.
-pub(crate) const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
+pub(crate) const GEMMA3: &str = "gemma3-270m.gguf";
 
 /// A small generator whose seed is printed, so that a failure can be had again (`AIENG_TEST_SEED`).
 pub(crate) struct Random(u64);
@@ -33,7 +33,7 @@ pub(crate) fn model(file: &str) -> Option<Metadata> {
     match path.filter(|path| path.exists()) {
         Some(path) => Some(Gguf::open(&path).expect("model").metadata().clone()),
         None => {
-            eprintln!("SKIPPED: needs $AIENG_HOME/models/{file}");
+            eprintln!("SKIPPED: {file}: not in $AIENG_HOME/models");
             None
         }
     }

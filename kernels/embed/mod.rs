@@ -29,7 +29,7 @@ mod tests {
         for dtype in DType::ALL {
             let source = random_source(&mut Rng::new(1), dtype, rows, cols);
             for device in devices() {
-                let w = Weight::new(&device, cols, std::slice::from_ref(&source), Vec::new()).unwrap();
+                let w = Weight::new(&device, cols, std::slice::from_ref(&source), Vec::new(), &mut |_, _| ()).unwrap();
                 let ids = [0u32, 36, 15, 16, 31];
                 let mut out = vec![0.0; ids.len() * cols];
                 embed(&device, &w, &ids, 2.0, &mut TensorMut::new(&mut out, ids.len(), cols));

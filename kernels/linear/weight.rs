@@ -7,7 +7,8 @@
 
 use crate::cpu::{LANES, SyncMutPtr};
 use crate::quant::{DType, dequantize_row};
-use crate::{AlignedBuffer, Bytes, Device};
+use crate::{AlignedBuffer, Bytes, Cpu, Device};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How a part's bytes are arranged.
@@ -67,19 +68,26 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// The matrix of `sources` from top to bottom, laid out for `device`.
+    /// The matrix of `sources` from top to bottom, laid out for `device`. Where that copies them, `copied(i, range)` says
+    /// that these bytes of source `i` are not needed any more.
     ///
     /// Panics if a source's bytes do not fit its shape, or the bias (empty: none) has not one value for each row.
-    pub fn new(device: &Device, cols: usize, sources: &[Source], bias: Vec<f32>) -> Result<Weight, OutOfMemory> {
+    pub fn new(
+        device: &Device,
+        cols: usize,
+        sources: &[Source],
+        bias: Vec<f32>,
+        copied: &mut dyn FnMut(usize, Range<usize>),
+    ) -> Result<Weight, OutOfMemory> {
         let mut parts = Vec::with_capacity(sources.len());
-        for source in sources {
+        for (i, source) in sources.iter().enumerate() {
             let len = source.bytes.as_slice().len();
             assert_eq!(len, source.rows * source.dtype.row_bytes(cols), "bytes of [{}, {cols}]", source.rows);
             parts.push(match device {
                 Device::Reference => {
                     Part { dtype: source.dtype, rows: source.rows, layout: Layout::Rows, bytes: source.bytes.clone() }
                 }
-                Device::Cpu(cpu) => interleave(cpu, source, cols)?,
+                Device::Cpu(cpu) => interleave(cpu, source, cols, &mut |range| copied(i, range))?,
             });
         }
         let weight = Weight { cols, parts, bias: (!bias.is_empty()).then_some(bias), precision: Precision::default() };
@@ -169,22 +177,35 @@ fn units(dtype: DType) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-fn interleave(cpu: &crate::Cpu, source: &Source, cols: usize) -> Result<Part, OutOfMemory> {
-    let row_bytes = source.dtype.row_bytes(cols);
+/// Bytes that are copied between two reports of what was copied.
+const BAND_BYTES: usize = 8 << 20;
+
+fn interleave(
+    cpu: &Cpu,
+    source: &Source,
+    cols: usize,
+    copied: &mut dyn FnMut(Range<usize>),
+) -> Result<Part, OutOfMemory> {
+    let tile_bytes = LANES * source.dtype.row_bytes(cols);
     let tiles = source.rows.div_ceil(LANES);
-    let bytes = tiles * LANES * row_bytes;
+    let bytes = tiles * tile_bytes;
     let mut buffer = AlignedBuffer::new(bytes).ok_or(OutOfMemory { bytes })?;
     let out = SyncMutPtr(buffer.as_mut_slice().as_mut_ptr());
     let rows = source.bytes.as_slice();
-    cpu.pool().parallel_for(tiles, 4, &|range| {
-        for tile in range {
-            let from = tile * LANES * row_bytes;
-            let rows = &rows[from..rows.len().min(from + LANES * row_bytes)];
-            // SAFETY: tiles are disjoint parts of the buffer, and each is given to one thread.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(from), LANES * row_bytes) };
-            interleave_tile(source.dtype, rows, row_bytes, out);
-        }
-    });
+    let band = (BAND_BYTES / tile_bytes.max(1)).max(1);
+    for first in (0..tiles).step_by(band) {
+        let count = band.min(tiles - first);
+        cpu.pool().parallel_for(count, 4, &|range| {
+            for tile in first + range.start..first + range.end {
+                let from = tile * tile_bytes;
+                let rows = &rows[from..rows.len().min(from + tile_bytes)];
+                // SAFETY: tiles are disjoint parts of the buffer, and each is given to one thread.
+                let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(from), tile_bytes) };
+                interleave_tile(source.dtype, rows, tile_bytes / LANES, out);
+            }
+        });
+        copied(first * tile_bytes..rows.len().min((first + count) * tile_bytes));
+    }
     Ok(Part { dtype: source.dtype, rows: source.rows, layout: Layout::Tiles, bytes: Bytes::Owned(Arc::new(buffer)) })
 }
 

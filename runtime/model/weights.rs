@@ -160,13 +160,14 @@ impl Loader<'_> {
             let bytes = Bytes::Shared(Arc::clone(self.file) as _, range);
             sources.push(Source { dtype: tensor.dtype, rows: *rows, bytes });
         }
-        let weight = Weight::new(self.device, cols, &sources, bias)
-            .map_err(|e| Error::OutOfMemory(format!("tensor {}: no memory for {} bytes", names[0], e.bytes)))?;
-        if !matches!(self.device, Device::Reference) {
-            // They have been repacked, and their pages would only count as resident.
-            names.iter().filter_map(|name| self.file.tensor(name)).for_each(|t| self.file.release(t));
-        }
-        Ok(weight)
+        // What has been copied would only count as resident.
+        let mut copied = |i: usize, range| {
+            if let Some(tensor) = self.file.tensor(names[i]) {
+                self.file.release_range(tensor, range);
+            }
+        };
+        Weight::new(self.device, cols, &sources, bias, &mut copied)
+            .map_err(|e| Error::OutOfMemory(format!("tensor {}: no memory for {} bytes", names[0], e.bytes)))
     }
 
     /// A vector of any format, as f32.

@@ -5,8 +5,7 @@ use crate::root;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// All packages but the one that needs bindgen. The same set in each call: another would unify features otherwise and
-/// build dependencies again.
+/// All packages but the one that needs bindgen.
 pub const PACKAGES: &[&str] = &["--workspace", "--exclude", "abigen"];
 
 /// What the tests find in their environment.

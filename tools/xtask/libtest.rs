@@ -12,6 +12,12 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Instant;
 
+/// Builds the tests of the workspace and what they test. `cargo build` would not do in its place: without the tests'
+/// own dependencies, features are unified otherwise, and half of it is built again for the tests.
+pub fn build(flags: &[&str]) -> Outcome {
+    cargo::run(&[&["test", "--no-run"], flags, cargo::PACKAGES].concat(), &[])
+}
+
 /// Runs the tests of the workspace; `flags` choose the profile.
 pub fn run(report: &mut Report, flags: &[&str], environment: &Environment) {
     let started = Instant::now();
