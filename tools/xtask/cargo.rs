@@ -2,7 +2,7 @@
 
 use crate::report::Outcome;
 use crate::root;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// All packages but the one that needs bindgen.
@@ -56,9 +56,11 @@ pub fn has(program: &str) -> Result<(), Outcome> {
 
 /// Runs a program to its end.
 pub fn finish(command: &mut Command) -> Outcome {
-    match command.status() {
+    let status = command.status();
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default().display();
+    match status {
         Ok(status) if status.success() => Outcome::Passed,
-        Ok(status) => Outcome::Failed(format!("{}: {status}", command.get_program().display())),
-        Err(error) => Outcome::Failed(format!("{}: {error}", command.get_program().display())),
+        Ok(status) => Outcome::Failed(format!("{name}: {status}: see above")),
+        Err(error) => Outcome::Failed(format!("{name}: {error}")),
     }
 }
