@@ -7,6 +7,8 @@
 //! Invariants: kernels know no models, files or environment variables. What a row of the output holds depends on that
 //! row's own input alone, bit for bit: never on the other rows of the batch, nor on the number of threads.
 
+#![allow(clippy::needless_range_loop, reason = "index loops over register arrays read like the formulas they are")]
+
 pub mod act_mul;
 pub mod attention;
 mod buffer;

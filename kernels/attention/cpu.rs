@@ -216,17 +216,18 @@ impl<S: Simd, const R: usize> State<S, R> {
                 }
             }
             let mut weights = [[0.0f32; LANES]; R];
-            let mut seen = LANES..0;
+            // Tokens that some row sees: from the first to before the last.
+            let (mut first, mut last) = (LANES, 0);
             for r in 0..R {
                 let from = self.visible[r].start.clamp(position, position + LANES) - position;
                 let to = self.visible[r].end.clamp(position, position + LANES) - position;
                 if from < to {
-                    seen = seen.start.min(from)..seen.end.max(to);
+                    (first, last) = (first.min(from), last.max(to));
                     let w = self.weigh(r, scores[r], from, to, softcap);
                     S::store(weights[r].as_mut_ptr(), w);
                 }
             }
-            self.accumulate::<E>(&weights, values, seen);
+            self.accumulate::<E>(&weights, values, first..last);
         }
     }
 

@@ -317,7 +317,7 @@ fn quantize(cpu: &Cpu, x: Tensor, precision: Precision, scratch: &mut Scratch) {
     scratch.fit(x.rows(), x.cols());
     let out = QuantOutput {
         codes: SyncMutPtr(scratch.codes.as_mut_ptr()),
-        rests: (precision == Precision::Fine).then(|| SyncMutPtr(scratch.rests.as_mut_ptr())),
+        rests: (precision == Precision::Fine).then_some(SyncMutPtr(scratch.rests.as_mut_ptr())),
         scales: SyncMutPtr(scratch.scales.as_mut_ptr()),
         sums16: SyncMutPtr(scratch.sums16.as_mut_ptr()),
         sums32: SyncMutPtr(scratch.sums32.as_mut_ptr()),

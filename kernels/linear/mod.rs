@@ -1,4 +1,4 @@
-//! `y = x Wᵀ + b`: activations `x` `[T, K]` f32, weights `W` `[N, K]` in any [`DType`], output `y` `[T, N]` f32.
+//! `y = x Wᵀ + b`: activations `x` `[T, K]` f32, weights `W` `[N, K]` in any [`crate::DType`], output `y` `[T, N]` f32.
 //!
 //! On [`Device::Cpu`] quantised weights meet activations that are quantised in blocks of 32 (scale = max / 127) to 8 bits,
 //! or 16 where the weight is [`Precision::Fine`], and the products are summed as integers within a block; float weights

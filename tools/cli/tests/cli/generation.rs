@@ -13,9 +13,10 @@ fn strings(value: &Value) -> Vec<&str> {
 #[test]
 fn run_streams_text_and_nothing_else() {
     let Some(model) = model("run_streams_text_and_nothing_else", SMOLLM2) else { return };
-    let run = aieng(&["run", "-m", &model, "--temperature", "0", "-n", "64", "Hello"]);
+    let options = ["run", "-m", &model, "--raw", "--temperature", "0", "--stop", "\n", "The capital of France is"];
+    let run = aieng(&options);
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "no progress, no notes: {run:?}");
-    assert!(run.stdout.starts_with("Hello") && run.stdout.ends_with('\n'), "{run:?}");
+    assert_eq!(run.stdout, " Paris.\n");
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn chat_answers_each_line_of_a_pipe() {
     let options = ["chat", "-m", &model, "--temperature", "0", "-n", "64"];
     let chat = aieng_with_input(&options, b"Hello\n\n/clear\n/nope\n/exit\nnot reached\n");
     assert_eq!(chat.code, Some(0), "{chat:?}");
-    assert!(chat.stdout.starts_with("Hello"), "{chat:?}");
+    assert!(chat.stdout.trim().len() > 10 && chat.stdout.ends_with('\n'), "{chat:?}");
     assert!(chat.stderr.contains("/nope: no such command"), "{chat:?}");
 }
 

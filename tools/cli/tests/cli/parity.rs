@@ -5,7 +5,7 @@ use crate::support::{GEMMA3, SMOLLM2, aieng, model};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// llama.cpp's tokens are binding only where its best token leads by this much (nats): int8 activations cost up to 0.22.
+/// llama.cpp's tokens are binding up to the first one whose lead is below this (nats): int8 activations cost up to 0.22.
 const CLEAR_MARGIN: f64 = 0.3;
 
 /// Tokens in each golden answer that was not ended by the model.
@@ -47,15 +47,15 @@ impl Golden {
     fn check_answers(&self, reference: &str, tolerance: f64) {
         for result in &self.results {
             let run = self.run(result, &["-n", MAX_TOKENS]);
-            check_first_token(result, &run, reference, tolerance);
+            check_first_token(result, &run, &result[reference], tolerance);
             check_tokens(result, &run);
         }
     }
 }
 
-fn check_first_token(result: &Value, run: &Value, reference: &str, tolerance: f64) {
+fn check_first_token(result: &Value, run: &Value, best: &Value, tolerance: f64) {
     let top = run["logprobs"][0]["top_logprobs"].as_array().expect("a list");
-    for expected in result[reference].as_array().expect("five tokens") {
+    for expected in best.as_array().expect("five tokens") {
         let found = top.iter().find(|token| token["token_id"] == expected["id"]);
         let found = found.unwrap_or_else(|| panic!("{}: {expected} is not among {top:?}", result["prompt"]));
         let logprob = |value: &Value| value["logprob"].as_f64().expect("a number");
@@ -64,24 +64,15 @@ fn check_first_token(result: &Value, run: &Value, reference: &str, tolerance: f6
     }
 }
 
-/// Equal tokens up to the first difference, which must lie where llama.cpp was undecided.
+/// Equal tokens up to the first one of which llama.cpp was not sure.
 fn check_tokens(result: &Value, run: &Value) {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let (expected, found) = (list(&result["tokens"]), list(&run["token_ids"]));
-    let longest = expected.len().max(found.len());
-    let Some(at) = (0..longest).find(|&at| expected.get(at) != found.get(at)) else {
+    let (expected, found, margins) = (list(&result["tokens"]), list(&run["token_ids"]), list(&result["margins"]));
+    let sure = margins.iter().position(|m| m.as_f64() < Some(CLEAR_MARGIN)).unwrap_or(expected.len());
+    assert_eq!(found.get(..sure), expected.get(..sure), "{}: {}", result["prompt"], run["text"]);
+    if sure == expected.len() {
         assert_eq!(run["text"].as_str(), result["text"].as_str());
-        return;
-    };
-    let margin = result["margins"][at].as_f64().unwrap_or(f64::INFINITY);
-    assert!(
-        margin < CLEAR_MARGIN,
-        "{}: token {at} is {:?}, llama.cpp has {:?} with a margin of {margin}: {}",
-        result["prompt"],
-        found.get(at),
-        expected.get(at),
-        run["text"],
-    );
+    }
 }
 
 #[test]
@@ -108,7 +99,24 @@ fn smollm2_answers() {
 #[test]
 fn gemma3_answers() {
     if let Some(golden) = Golden::load("gemma3_answers", GEMMA3, "gemma3-270m-q4_k_m.json") {
-        golden.check_answers("first_top5", 0.25);
+        golden.check_answers("first_top5", LLAMA_CPP_ROUNDING);
+    }
+}
+
+/// How far llama.cpp's own rounding takes its log-probabilities on Gemma 3: the scalar reference, which rounds nothing,
+/// is up to 0.269 away from them.
+const LLAMA_CPP_ROUNDING: f64 = 0.28;
+
+/// Our own rounding on Gemma 3, for which there is no golden f32: the scalar reference stands in.
+#[test]
+fn gemma3_rounding() {
+    let Some(golden) = Golden::load("gemma3_rounding", GEMMA3, "gemma3-270m-q4_k_m.json") else { return };
+    for result in &golden.results {
+        let reference = golden.run(result, &["-n", "1", "--device", "reference"]);
+        let best = reference["logprobs"][0]["top_logprobs"].as_array().expect("a list")[..5].iter();
+        let best: Vec<Value> =
+            best.map(|t| serde_json::json!({ "id": t["token_id"], "logprob": t["logprob"] })).collect();
+        check_first_token(result, &golden.run(result, &["-n", "1"]), &Value::from(best), 0.25);
     }
 }
 
@@ -118,7 +126,7 @@ fn smollm2_reference_device() {
     let Some(golden) = Golden::load("smollm2_reference_device", SMOLLM2, "smollm2-135m-q4_1.json") else { return };
     for result in &golden.results {
         let run = golden.run(result, &["-n", "1", "--device", "reference"]);
-        check_first_token(result, &run, "ref_f32_first_top5", 0.01);
+        check_first_token(result, &run, &result["ref_f32_first_top5"], 0.01);
     }
 }
 
