@@ -87,14 +87,7 @@ fn conversation(engine: &Engine, messages: &[Message]) -> Result<Vec<TokenId>> {
     let template = engine.chat_template().ok_or_else(|| {
         Error::Unsupported("request.messages: the model's file has no chat template; use text or token_ids".into())
     })?;
-    let tokenizer = engine.tokenizer();
-    let mut ids = tokenizer.encode(&template.render(messages, true)?, false, true)?;
-    if let (true, Some(bos)) = (tokenizer.adds_bos(), tokenizer.bos())
-        && ids.first() != Some(&bos)
-    {
-        ids.insert(0, bos);
-    }
-    Ok(ids)
+    engine.tokenizer().encode(&template.render(messages, true)?, true, true)
 }
 
 /// Sampling parameters; ranges are the runtime's to check.

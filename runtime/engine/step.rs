@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// Most tokens, prompt and output together, of a request.
 pub(super) fn longest(prompt: usize, max_tokens: u32, context: usize) -> usize {
@@ -159,7 +160,8 @@ impl<E: Executor> StepLoop<E> {
 
     /// Ends every request, also those that wait in the queue of commands, and delivers or gives up all events.
     fn end_all(&mut self, reason: FinishReason, message: Option<String>) {
-        // A submit that saw no shutdown has counted itself in flight, and its command comes.
+        // A submit that saw no shutdown has counted itself in flight, and its command comes; unless a panic lost it.
+        let patience = Instant::now() + Duration::from_secs(1);
         while self.shared.in_flight.load(Ordering::SeqCst) > self.streams.len() + self.finished_but_pending() {
             match self.shared.commands.pop() {
                 Some(Command::Submit(s)) => {
@@ -167,6 +169,7 @@ impl<E: Executor> StepLoop<E> {
                     self.streams.insert(s.id, stream);
                 }
                 Some(Command::Cancel(_)) => {}
+                None if Instant::now() > patience => break,
                 None => std::thread::yield_now(),
             }
         }
