@@ -1,7 +1,7 @@
 //! Tiles of 16 outputs times up to [`Simd::ROWS`] rows of activations, the sums held in registers.
 
 use super::format::{Format, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
-use super::weight::Part;
+use super::weight::{Layout, Part};
 use super::{Precision, Weight};
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
 use crate::quant::DType;
@@ -57,6 +57,7 @@ pub fn linear(cpu: &Cpu, x: Tensor, w: &Weight, scratch: &mut Scratch, y: &mut T
     if x.rows() == 0 {
         return;
     }
+    assert!(w.parts().iter().all(|p| p.layout == Layout::Tiles), "a weight that was not laid out for the CPU");
     if w.parts().iter().any(|p| !p.dtype.is_float()) {
         quantize(cpu, x, w.precision(), scratch);
     }
@@ -158,7 +159,8 @@ impl Job<'_> {
     }
 }
 
-/// Calls `$f::<.., R>(row)` for each group of R rows that covers `$rows`; R is 8, 4, 2 or 1.
+/// Evaluates `$body` for each group of R rows that covers `$rows`, `$row` being its first; R is 8, 4, 2 or 1. (A macro,
+/// because a closure round vector code is not inlined.)
 macro_rules! in_row_groups {
     ($S:ident, $rows:expr, |$row:ident, $R:ident| $body:expr) => {{
         let rows = $rows;
@@ -188,7 +190,7 @@ macro_rules! in_row_groups {
     }};
 }
 
-/// Quantised weights times 8-bit activations.
+/// Quantised weights times activations of 8 bits, or 16 with their rests.
 struct QuantTiles<'a, F>(&'a Job<'a>, PhantomData<F>);
 
 impl<F: Format> Kernel for QuantTiles<'_, F> {
