@@ -1,8 +1,8 @@
 //! The operations of a transformer, written by hand: one folder per operation.
 //!
 //! A folder's `mod.rs` is the contract (formula, shapes, checks) and then a `match device`; `reference.rs` is a scalar
-//! oracle; `cpu.rs` is the fast path, written once over [`cpu::Simd`](cpu) and compiled for each instruction set;
-//! `cases.rs` holds the shapes that every variant is checked on.
+//! oracle; `cpu.rs` is the fast path, written once over sixteen lanes and compiled for each instruction set; `tests.rs`
+//! holds the table of cases that every variant is checked on. Short operations keep all of it in fewer files.
 //!
 //! Invariants: kernels know no models, files or environment variables. What a row of the output holds depends on that
 //! row's own input alone, bit for bit: never on the other rows of the batch, nor on the number of threads.
