@@ -190,6 +190,7 @@ pub const AIENG_FINISH_STOP: _bindgen_ty_5 = 1;
 pub const AIENG_FINISH_LENGTH: _bindgen_ty_5 = 2;
 pub const AIENG_FINISH_CANCELLED: _bindgen_ty_5 = 3;
 pub const AIENG_FINISH_ERROR: _bindgen_ty_5 = 4;
+pub const AIENG_FINISH_DEADLINE: _bindgen_ty_5 = 5;
 pub type _bindgen_ty_5 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]

@@ -81,6 +81,7 @@ fn engine_config(config: &aieng_engine_config) -> Result<EngineConfig> {
             .map_err(|_| invalid(format!("config.kv_tokens: {} is too large", config.kv_tokens)))?,
         kv_dtype,
         max_requests: or(config.max_requests, default.max_requests),
+        ..default
     })
 }
 

@@ -60,12 +60,13 @@ fn set_finish(out: &mut aieng_event, finish: &Finish) {
         FinishReason::Stop => (AIENG_FINISH_STOP, AIENG_OK),
         FinishReason::Length => (AIENG_FINISH_LENGTH, AIENG_OK),
         FinishReason::Cancelled => (AIENG_FINISH_CANCELLED, AIENG_OK),
+        FinishReason::Deadline => (AIENG_FINISH_DEADLINE, AIENG_OK),
         FinishReason::Error => (AIENG_FINISH_ERROR, AIENG_ERR_INTERNAL),
     };
     out.prompt_tokens = finish.prompt_tokens as u64;
     out.completion_tokens = finish.completion_tokens as u64;
-    out.ttft_ns = nanoseconds(finish.ttft);
-    out.tpot_ns = nanoseconds(finish.tpot);
+    out.ttft_ns = nanoseconds(finish.timings.ttft);
+    out.tpot_ns = nanoseconds(finish.timings.tpot);
 }
 
 /// The event as the caller sees it, with its storage in the table.
@@ -89,7 +90,7 @@ fn publish(event: Event) -> Result<aieng_event> {
         message: with_nul(message.replace('\0', " ")),
         top_token_ids: top.iter().map(|t| t.id.0).collect(),
         top_logprobs: top.iter().map(|t| t.logprob).collect(),
-        text: with_nul(event.text),
+        text: with_nul(event.text.into_string()),
     };
     out.text = storage.text.as_ptr().cast();
     out.text_length = storage.text.len() - 1;

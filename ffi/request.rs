@@ -122,6 +122,7 @@ unsafe fn sampling(given: &aieng_sampling) -> Result<SamplingParams> {
         // SAFETY: passed on.
         stop: unsafe { stops(given) }?,
         stop_token_ids: stop_ids.into_iter().map(TokenId).collect(),
+        min_tokens: 0,
         max_tokens: if given.max_tokens == 0 { default.max_tokens } else { given.max_tokens },
         ignore_eos: flag("sampling.ignore_eos", given.ignore_eos)?,
         logprobs: logprobs.then_some(given.top_logprobs),
@@ -174,7 +175,7 @@ pub unsafe extern "C" fn aieng_submit(
         };
         // SAFETY: the request's pointers are as the header says.
         let prompt = unsafe { prompt(engine, &request) }?;
-        let RequestId(id) = engine.submit(Request { prompt, sampling })?;
+        let RequestId(id) = engine.submit(Request::new(prompt, sampling))?;
         // SAFETY: not NULL, so there is room for an id.
         unsafe { request_id.write_unaligned(id) };
         Ok(AIENG_OK)

@@ -349,7 +349,9 @@ enum {
   /** aieng_cancel(). */
   AIENG_FINISH_CANCELLED = 3,
   /** An error inside the engine, told in message. */
-  AIENG_FINISH_ERROR = 4
+  AIENG_FINISH_ERROR = 4,
+  /** The request's deadline passed. */
+  AIENG_FINISH_DEADLINE = 5
 };
 
 /**

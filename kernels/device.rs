@@ -1,6 +1,6 @@
 //! Where an operation runs. Each operation matches on the device: exhaustiveness is the interface.
 
-use crate::Cpu;
+use crate::{Cpu, Isa};
 
 /// A place to run operations.
 #[derive(Debug)]
@@ -13,10 +13,14 @@ pub enum Device {
 
 impl Device {
     /// The name that reports use: "reference", "cpu-avx512".
-    pub fn name(&self) -> String {
+    pub fn name(&self) -> &'static str {
         match self {
-            Device::Reference => "reference".to_owned(),
-            Device::Cpu(cpu) => format!("cpu-{}", cpu.isa().name()),
+            Device::Reference => "reference",
+            Device::Cpu(cpu) => match cpu.isa() {
+                Isa::Portable => "cpu-portable",
+                Isa::Avx2 => "cpu-avx2",
+                Isa::Avx512 => "cpu-avx512",
+            },
         }
     }
 

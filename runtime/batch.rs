@@ -19,11 +19,31 @@ pub struct Batch {
     pub cu_blocks: Vec<u32>,
     /// `[L]`, ascending: tokens whose logits are wanted.
     pub logits_indices: Vec<u32>,
+    /// Blocks (from, to) to copy, in this order, before anything is computed.
+    pub copies: Vec<(u32, u32)>,
 }
 
 impl Batch {
+    /// An empty batch that need not grow for `tokens` tokens of `sequences` sequences, with `blocks` entries in all tables.
+    pub fn with_capacity(tokens: usize, sequences: usize, blocks: usize) -> Batch {
+        let mut batch = Batch {
+            token_ids: Vec::with_capacity(tokens),
+            positions: Vec::with_capacity(tokens),
+            slot_mapping: Vec::with_capacity(tokens),
+            cu_seqlens_q: Vec::with_capacity(sequences + 1),
+            context_lens: Vec::with_capacity(sequences),
+            block_tables: Vec::with_capacity(blocks),
+            cu_blocks: Vec::with_capacity(sequences + 1),
+            logits_indices: Vec::with_capacity(tokens),
+            copies: Vec::with_capacity(sequences),
+        };
+        batch.clear();
+        batch
+    }
+
     /// Forgets all sequences, and keeps the memory.
     pub fn clear(&mut self) {
+        self.copies.clear();
         let Batch { token_ids, positions, slot_mapping, context_lens, block_tables, logits_indices, .. } = self;
         for list in [token_ids, positions, slot_mapping, context_lens, block_tables, logits_indices] {
             list.clear();

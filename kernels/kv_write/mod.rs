@@ -97,6 +97,18 @@ impl KvCache {
         KvCache::keys_at(shape, block, shape.heads + head)
     }
 
+    /// Copies what block `from` holds to block `to`, in all layers. Panics for a block outside the cache.
+    pub fn copy_block(&mut self, from: u32, to: u32) {
+        let (from, to) = (from as usize, to as usize);
+        assert!(from < self.blocks && to < self.blocks, "a block outside the cache's {}", self.blocks);
+        for layer in 0..self.layers.len() {
+            let bytes = self.layers[layer].block() * self.dtype.block_bytes();
+            let start = self.layer_bytes(layer).start;
+            let source = start + from * bytes..start + (from + 1) * bytes;
+            self.buffer.as_mut_slice().copy_within(source, start + to * bytes);
+        }
+    }
+
     /// A layer's elements.
     pub(crate) fn layer(&self, layer: usize) -> &[u8] {
         &self.buffer.as_slice()[self.layer_bytes(layer)]

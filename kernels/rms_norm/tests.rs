@@ -39,7 +39,7 @@ fn the_residual_is_added_first() {
             let (mut out, mut sum) = (Matrix::poisoned(rows, cols), x.clone());
             add_rms_norm(&device, &mut sum.view_mut(), delta.view(), &weight, 1e-6, &mut out.view_mut());
             assert_close(&sum, &want_sum, 0.0, "the sum");
-            assert_close(&out, &want, TOLERANCE, &device.name());
+            assert_close(&out, &want, TOLERANCE, device.name());
         }
     }
 }

@@ -2,173 +2,35 @@
 //!
 //! One thread owns the model and all scheduling state ([`step`]); it shares with the world only two bounded queues.
 
+mod config;
 mod executor;
+mod flight;
+mod request;
 mod step;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use crate::scheduler::Policy;
+pub use config::{DeviceConfig, EngineConfig};
 pub use executor::Executor;
+pub use request::{
+    Event, Finish, FinishReason, Logprobs, MAX_PRIORITY, MAX_SAMPLES, Origin, Provenance, Request, RequestId,
+    StopCause, Timings, TokenLogprob,
+};
 
 use crate::chat::ChatTemplate;
 use crate::load::Metadata;
 use crate::model::Model;
 use crate::queue::Queue;
-use crate::sampling::SamplingParams;
-use crate::scheduler::Limits;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result, TokenId};
-use aieng_kernels::{BLOCK_TOKENS, DType, Isa};
+use crate::{Error, Result};
+use aieng_kernels::BLOCK_TOKENS;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Where the model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceConfig {
-    /// Scalar f32 oracle: slow and exact.
-    Reference,
-    /// The CPU; `None` picks the best instruction set.
-    Cpu(Option<Isa>),
-}
-
-/// How to load and run a model. [`Default`] suits one user on the whole machine.
-#[derive(Debug, Clone)]
-pub struct EngineConfig {
-    /// Where the model runs.
-    pub device: DeviceConfig,
-    /// Worker threads, the step thread included; 0 takes one a physical core that this process may use.
-    pub threads: usize,
-    /// Pin each worker to a core.
-    pub pin: bool,
-    /// Longest sequence, prompt and output together; 0 takes the smaller of the model's context and 4096.
-    pub context: usize,
-    /// Sequences in one batch.
-    pub max_sequences: usize,
-    /// Tokens in one step.
-    pub max_batch_tokens: usize,
-    /// KV cache size in tokens, rounded up to blocks, shared by all sequences; 0 takes `context`.
-    pub kv_tokens: usize,
-    /// F32 or F16; `None` takes F32 on the reference device and F16 elsewhere.
-    pub kv_dtype: Option<DType>,
-    /// Requests accepted and not yet finished; one more is [`Error::Busy`].
-    pub max_requests: usize,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        EngineConfig {
-            device: DeviceConfig::Cpu(None),
-            threads: 0,
-            pin: true,
-            context: 0,
-            max_sequences: 16,
-            max_batch_tokens: 512,
-            kv_tokens: 0,
-            kv_dtype: None,
-            max_requests: 256,
-        }
-    }
-}
-
-/// Names one request of one engine; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u64);
-
-/// What to generate from.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// At least one token, and fewer than the engine's context.
-    pub prompt: Vec<TokenId>,
-    /// Sampling and stopping.
-    pub sampling: SamplingParams,
-}
-
-/// A token and its log-probability in nats.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenLogprob {
-    /// The token.
-    pub id: TokenId,
-    /// ln p, from the logits before penalties and temperature.
-    pub logprob: f32,
-}
-
-/// Log-probabilities of one generated token.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Logprobs {
-    /// The token that was chosen.
-    pub chosen: TokenLogprob,
-    /// The most likely ones, best first.
-    pub top: Vec<TokenLogprob>,
-}
-
-/// Why a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// An end-of-text token, a stop token or a stop string.
-    Stop,
-    /// `max_tokens` or the context is used up.
-    Length,
-    /// By [`Engine::cancel`] or shutdown.
-    Cancelled,
-    /// By an error inside the engine; the event's text says which.
-    Error,
-}
-
-/// Sent once for each request, as its last event.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Finish {
-    /// Why.
-    pub reason: FinishReason,
-    /// For [`FinishReason::Error`]: what happened.
-    pub message: Option<String>,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Tokens generated, the one that ended it included.
-    pub completion_tokens: usize,
-    /// From submit to the first token.
-    pub ttft: Option<Duration>,
-    /// Mean time of each token after the first.
-    pub tpot: Option<Duration>,
-}
-
-/// Something happened to a request. A token's text may be empty (half a character, or held back by a stop string that
-/// may be starting), and the finishing event carries whatever text was held back.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// Whose.
-    pub request: RequestId,
-    /// The generated token, if this event carries one.
-    pub token: Option<TokenId>,
-    /// Its log-probabilities, if they were asked for.
-    pub logprobs: Option<Logprobs>,
-    /// Text that became final with this event: always whole UTF-8 characters.
-    pub text: String,
-    /// Set on the request's last event.
-    pub finish: Option<Finish>,
-}
-
-impl EngineConfig {
-    /// Checks every range that does not depend on the model.
-    pub fn validate(&self) -> Result<()> {
-        let within = |name: &str, n: usize, least: usize, most: usize| {
-            let ok = (least..=most).contains(&n);
-            if ok { Ok(()) } else { Err(Error::InvalidArgument(format!("{name}: {n} is not from {least} to {most}"))) }
-        };
-        within("threads", self.threads, 0, 1024)?;
-        within("max_sequences", self.max_sequences, 1, 4096)?;
-        within("max_batch_tokens", self.max_batch_tokens, self.max_sequences, 65_536)?;
-        within("max_requests", self.max_requests, 1, 1 << 20)?;
-        within("context", self.context, 0, 1 << 24)?;
-        within("kv_tokens", self.kv_tokens, 0, 1 << 30)?;
-        match self.kv_dtype {
-            None | Some(DType::F32 | DType::F16) => Ok(()),
-            Some(other) => Err(Error::InvalidArgument(format!("kv_dtype: {} is not F32 or F16", other.name()))),
-        }
-    }
-}
 
 /// What callers put into the engine.
 enum Command {
@@ -229,10 +91,19 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
-    context: usize,
-    vocab: usize,
-    kv_tokens: usize,
+    sizes: Sizes,
     max_requests: usize,
+}
+
+/// What an executor has room for.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    /// Longest sequence, prompt and output together.
+    context: usize,
+    /// Numbers of a row of logits.
+    vocab: usize,
+    /// Blocks of the KV cache.
+    blocks: usize,
 }
 
 impl Engine {
@@ -246,33 +117,25 @@ impl Engine {
     /// Starts the step thread of a model that was loaded with the same config.
     pub fn start(model: Model, config: &EngineConfig) -> Result<Engine> {
         let metadata = model.file().metadata().clone();
-        let limits = Limits {
-            sequences: config.max_sequences,
-            batch_tokens: config.max_batch_tokens,
-            blocks: model.kv_blocks(),
-            block_tokens: BLOCK_TOKENS,
-        };
-        let (context, vocab) = (model.context(), model.vocab());
-        Engine::with_executor(model, &metadata, limits, context, vocab, config.max_requests)
+        let sizes = Sizes { context: model.context(), vocab: model.vocab(), blocks: model.kv_blocks() };
+        Engine::with_executor(model, &metadata, sizes, config)
     }
 
-    /// Starts the step thread of any executor whose sequences may have `context` tokens and whose logits `vocab` numbers.
+    /// Starts the step thread of any executor.
     fn with_executor(
         executor: impl Executor + 'static,
         metadata: &Metadata,
-        limits: Limits,
-        context: usize,
-        vocab: usize,
-        max_requests: usize,
+        sizes: Sizes,
+        config: &EngineConfig,
     ) -> Result<Engine> {
+        config.validate()?;
         let tokenizer = Arc::new(Tokenizer::from_metadata(metadata)?);
         let template = ChatTemplate::from_metadata(metadata)?;
-        let shared = Arc::new(Shared::new(max_requests));
-        let step = step::StepLoop::new(executor, limits, context, Arc::clone(&tokenizer), Arc::clone(&shared));
+        let shared = Arc::new(Shared::new(config.max_requests));
+        let step = step::StepLoop::new(executor, sizes, config, Arc::clone(&tokenizer), Arc::clone(&shared));
         let thread = std::thread::Builder::new().name("aieng-step".into()).spawn(move || step.run());
         let thread = thread.map_err(|e| Error::OutOfMemory(format!("the step thread: {e}")))?;
-        let kv_tokens = limits.blocks * limits.block_tokens;
-        Ok(Engine { shared, thread: Some(thread), tokenizer, template, context, vocab, kv_tokens, max_requests })
+        Ok(Engine { shared, thread: Some(thread), tokenizer, template, sizes, max_requests: config.max_requests })
     }
 
     /// The model's tokenizer.
@@ -287,12 +150,12 @@ impl Engine {
 
     /// Longest sequence, prompt and output together.
     pub fn context(&self) -> usize {
-        self.context
+        self.sizes.context
     }
 
     /// Number of tokens that logits are computed for.
     pub fn vocab_size(&self) -> usize {
-        self.vocab
+        self.sizes.vocab
     }
 
     /// Queues a request; never waits. Any thread.
@@ -321,23 +184,21 @@ impl Engine {
 
     /// What can be wrong with a request before it runs.
     fn check(&self, request: &Request) -> Result<()> {
-        request.sampling.validate()?;
+        request.validate()?;
         let prompt = &request.prompt;
+        let Sizes { context, vocab, blocks } = self.sizes;
         let invalid = |what: String| Err(Error::InvalidArgument(what));
-        if prompt.is_empty() {
-            return invalid("prompt: no tokens".into());
-        }
-        if prompt.len() >= self.context {
-            return invalid(format!("prompt: {} tokens leave no room in a context of {}", prompt.len(), self.context));
+        if prompt.len() >= context {
+            return invalid(format!("prompt: {} tokens leave no room in a context of {context}", prompt.len()));
         }
         let named = prompt.iter().chain(&request.sampling.stop_token_ids);
         let named = named.chain(request.sampling.logit_bias.iter().map(|(id, _)| id));
-        if let Some(bad) = named.into_iter().find(|t| t.0 as usize >= self.vocab) {
-            return invalid(format!("token {} is outside the vocabulary of {}", bad.0, self.vocab));
+        if let Some(bad) = named.into_iter().find(|t| t.0 as usize >= vocab) {
+            return invalid(format!("token {} is outside the vocabulary of {vocab}", bad.0));
         }
-        let most = step::longest(prompt.len(), request.sampling.max_tokens, self.context);
-        if most > self.kv_tokens {
-            return invalid(format!("prompt and output of {most} tokens do not fit a KV cache of {}", self.kv_tokens));
+        let (most, room) = (step::longest(prompt.len(), request.sampling.max_tokens, context), blocks * BLOCK_TOKENS);
+        if most > room {
+            return invalid(format!("prompt and output of {most} tokens do not fit a KV cache of {room}"));
         }
         Ok(())
     }
@@ -381,7 +242,10 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("context", &self.context).field("vocab", &self.vocab).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("context", &self.sizes.context)
+            .field("vocab", &self.sizes.vocab)
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,14 +2,17 @@
 //!
 //! A turn takes in commands, lets the scheduler choose a batch, executes it, samples, and queues events. Invariants:
 //! each accepted request gets exactly one last event; when events find no room the loop waits, and nothing is dropped;
-//! a panic ends every request with an error and closes the engine, and never reaches the host.
+//! a panic ends every request with an error and closes the engine, and never reaches the host. A step in which requests
+//! only decode allocates nothing and takes no lock.
 
-use super::stream::Stream;
-use super::{Command, Event, Executor, FinishReason, RequestId, Shared, Submission};
-use crate::sampling::SamplerScratch;
-use crate::scheduler::{Limits, Scheduler, SeqId};
+use super::flight::{Drawn, Flight, Scratch, Surroundings};
+use super::{
+    Command, EngineConfig, Event, Executor, FinishReason, MAX_SAMPLES, Provenance, RequestId, Shared, Sizes, Submission,
+};
+use crate::scheduler::{Arrival, Config, Ready, Row, Scheduler, SeqId};
 use crate::tokenizer::Tokenizer;
-use std::collections::{HashMap, VecDeque};
+use aieng_kernels::BLOCK_TOKENS;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,38 +23,78 @@ pub(super) fn longest(prompt: usize, max_tokens: u32, context: usize) -> usize {
     context.min(prompt.saturating_add(max_tokens as usize))
 }
 
+/// The sequence of a request's sample.
+fn sequence(id: RequestId, sample: usize) -> SeqId {
+    SeqId(id.0 * u64::from(MAX_SAMPLES) + sample as u64)
+}
+
+/// Whose sequence it is.
+fn request(seq: SeqId) -> (RequestId, usize) {
+    let samples = u64::from(MAX_SAMPLES);
+    (RequestId(seq.0 / samples), (seq.0 % samples) as usize)
+}
+
 pub(super) struct StepLoop<E> {
     executor: E,
     scheduler: Scheduler,
+    /// Longest sequence.
     context: usize,
+    prefix_cache: bool,
+    provenance: Provenance,
     tokenizer: Arc<Tokenizer>,
     shared: Arc<Shared>,
-    streams: HashMap<RequestId, Stream>,
-    /// Events that found no room: at most one step's, and one for each request that was cancelled since.
+    /// What the scheduler's times are counted from.
+    beginning: Instant,
+    flights: HashMap<RequestId, Flight>,
+    deadlines: BTreeSet<(Instant, RequestId)>,
+    /// Events that found no room: at most one step's, and those of requests that ended since.
     pending: VecDeque<Event>,
-    /// Requests sampled in this step, in the order of the logits.
-    sampled: Vec<SeqId>,
-    scratch: SamplerScratch,
+    /// Rows of this step's logits.
+    rows: Vec<Row>,
+    /// Requests whose logits were no numbers in this step.
+    failed: Vec<RequestId>,
+    scratch: Scratch,
 }
 
 impl<E: Executor> StepLoop<E> {
     pub(super) fn new(
         executor: E,
-        limits: Limits,
-        context: usize,
+        sizes: Sizes,
+        config: &EngineConfig,
         tokenizer: Arc<Tokenizer>,
         shared: Arc<Shared>,
     ) -> StepLoop<E> {
+        let scheduler = Scheduler::new(Config {
+            sequences: config.max_sequences,
+            batch_tokens: config.max_batch_tokens,
+            context: sizes.context,
+            blocks: sizes.blocks,
+            block_tokens: BLOCK_TOKENS,
+            policy: config.policy,
+            ageing: config.ageing,
+            weights: config.tenant_weights.clone(),
+        });
+        let provenance = Provenance {
+            model: executor.fingerprint(),
+            kernels: executor.device().name(),
+            seed: (0, 0),
+            determinism: "batch-invariant",
+        };
         StepLoop {
             executor,
-            scheduler: Scheduler::new(limits),
-            context,
+            scheduler,
+            context: sizes.context,
+            prefix_cache: config.prefix_cache,
+            provenance,
             tokenizer,
             shared,
-            streams: HashMap::new(),
-            pending: VecDeque::new(),
-            sampled: Vec::with_capacity(limits.sequences),
-            scratch: SamplerScratch::default(),
+            beginning: Instant::now(),
+            flights: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            pending: VecDeque::with_capacity(2 * config.max_sequences),
+            rows: Vec::with_capacity(config.max_batch_tokens),
+            failed: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -69,14 +112,14 @@ impl<E: Executor> StepLoop<E> {
         // From here on submit fails; what slipped in before is ended with the rest.
         self.shared.shutdown.store(true, Ordering::SeqCst);
         // Ending requests runs the same code that may have panicked, so it is guarded too.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.end_all(reason, message)));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.end_all(reason, message.as_deref())));
         self.shared.ended.store(true, Ordering::SeqCst);
         self.shared.events.wake();
     }
 
     fn turns(&mut self) {
         while self.take_commands() {
-            if self.pending.is_empty() && !self.scheduler.is_idle() {
+            if self.pending.is_empty() {
                 self.step();
             }
         }
@@ -90,93 +133,165 @@ impl<E: Executor> StepLoop<E> {
         while let Some(command) = shared.commands.pop() {
             self.obey(command);
         }
-        let has_work = !self.scheduler.is_idle() && self.pending.is_empty();
-        if !has_work && !stopped() {
-            let waiting_for_room = !self.pending.is_empty();
+        self.end_overdue();
+        let waiting_for_room = !self.pending.is_empty();
+        let ready = self.scheduler.ready(self.beginning.elapsed());
+        if (ready != Ready::Now || waiting_for_room) && !stopped() {
             let wake = || stopped() || (waiting_for_room && shared.events.room() > 0);
-            if let Some(command) = shared.commands.pop_wait(None, wake) {
+            if let Some(command) = shared.commands.pop_wait(self.patience(ready), wake) {
                 self.obey(command);
             }
         }
         !stopped()
     }
 
+    /// How long the loop may sleep: until a deadline, or until the scheduler's policy has waited enough.
+    fn patience(&self, ready: Ready) -> Option<Duration> {
+        let policy = if let Ready::At(time) = ready { Some(self.beginning + time) } else { None };
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let until = policy.into_iter().chain(deadline).min()?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
             Command::Submit(submission) => self.accept(*submission),
-            Command::Cancel(id) => {
-                if self.scheduler.remove(SeqId(id.0)) {
-                    self.end(id, FinishReason::Cancelled, None);
-                }
-            }
+            Command::Cancel(id) => self.end(id, FinishReason::Cancelled, None),
         }
     }
 
     fn accept(&mut self, Submission { id, request, at }: Submission) {
-        let most = longest(request.prompt.len(), request.sampling.max_tokens, self.context);
-        let stream = Stream::new(id, &request, most - request.prompt.len(), at, &self.tokenizer);
-        self.streams.insert(id, stream);
-        self.scheduler.add(SeqId(id.0), request.prompt.iter().map(|t| t.0).collect(), most);
+        self.scheduler.add(Arrival {
+            id: sequence(id, 0),
+            tokens: request.prompt.iter().map(|t| t.0).collect(),
+            at: at.saturating_duration_since(self.beginning),
+            priority: request.priority,
+            tenant: request.tenant,
+            salt: (self.prefix_cache && request.prefix_cache).then_some(request.tenant.into()),
+            score: request.prompt_logprobs.is_some(),
+        });
+        let most = longest(request.prompt.len(), request.sampling.max_tokens, self.context) - request.prompt.len();
+        let flight = Flight::new(id, request, most, at, self.provenance);
+        self.deadlines.extend(flight.deadline.map(|deadline| (deadline, id)));
+        self.flights.insert(id, flight);
+    }
+
+    /// Ends requests whose deadline has passed.
+    fn end_overdue(&mut self) {
+        while let Some((deadline, id)) = self.deadlines.first().copied()
+            && deadline <= Instant::now()
+        {
+            self.deadlines.pop_first();
+            self.end(id, FinishReason::Deadline, None);
+        }
     }
 
     /// One step: schedule, execute, sample, deliver.
     fn step(&mut self) {
-        let step = self.scheduler.schedule();
+        let step = self.scheduler.schedule(self.beginning.elapsed());
+        if step.batch.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for started in step.started {
+            let (id, _) = request(started.seq);
+            if let Some(flight) = self.flights.get_mut(&id) {
+                flight.start(now, started.cached);
+            }
+        }
         self.executor.execute(step.batch);
-        self.sampled.clear();
-        self.sampled.extend_from_slice(step.sampled);
-        for row in 0..self.sampled.len() {
-            self.deliver(self.sampled[row], row);
+        self.rows.clear();
+        self.rows.extend_from_slice(step.rows);
+        let window = self.executor.logits_rows();
+        for first in (0..self.rows.len()).step_by(window) {
+            let last = self.rows.len().min(first + window);
+            self.executor.compute_logits(first..last);
+            let now = Instant::now();
+            for i in first..last {
+                self.deliver(self.rows[i], i - first, now);
+            }
+        }
+        while let Some(id) = self.failed.pop() {
+            self.end(id, FinishReason::Error, Some("the model's logits are not finite numbers"));
+        }
+        self.flush();
+    }
+
+    /// Takes in row `row`, whose logits are number `index` of those computed last.
+    fn deliver(&mut self, row: Row, index: usize, now: Instant) {
+        let (id, sample) = request(row.seq);
+        let StepLoop { executor, scheduler, tokenizer, flights, pending, failed, scratch, .. } = self;
+        let Some(flight) = flights.get_mut(&id).filter(|_| !failed.contains(&id)) else { return };
+        let logits = executor.logits(index);
+        let mut around = Surroundings { device: executor.device(), tokenizer, now, scratch, out: pending };
+        if !row.sample {
+            if !flight.score(row.position as usize, logits, &mut around) {
+                failed.push(id);
+            }
+            return;
+        }
+        if sample == 0 && !flight.has_begun() {
+            flight.echo(&mut around);
+            if flight.scores_only() {
+                scheduler.finish(row);
+                return self.end(id, FinishReason::Length, None);
+            }
+            // The other samples go on from here, each with a token of its own.
+            for other in 1..flight.candidates() {
+                if let Drawn::Token(token) = flight.draw(other, logits, &mut around) {
+                    scheduler.fork(row, sequence(id, other), token.0);
+                }
+            }
+        }
+        match flight.draw(sample, logits, &mut around) {
+            Drawn::Token(token) => scheduler.advance(row, token.0),
+            Drawn::Last => scheduler.finish(row),
+            Drawn::NotANumber => return failed.push(id),
+        }
+        if !flight.is_open() {
+            self.forget(id);
         }
     }
 
-    /// Samples a sequence's next token from row `row` of the logits and tells the world.
-    fn deliver(&mut self, seq: SeqId, row: usize) {
-        let id = RequestId(seq.0);
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let logits = self.executor.logits(row);
-        let (token, logprobs) = stream.sampler.draw(self.executor.device(), logits, &mut self.scratch);
-        if !logits[token.0 as usize].is_finite() {
-            self.scheduler.remove(seq);
-            return self.end(id, FinishReason::Error, Some("the model's logits are not finite numbers".into()));
+    /// Ends a request between two steps, if it has not ended.
+    fn end(&mut self, id: RequestId, reason: FinishReason, message: Option<&str>) {
+        let Some(mut flight) = self.forget(id) else { return };
+        for sample in (0..flight.candidates()).filter(|sample| !flight.has_ended(*sample)) {
+            self.scheduler.remove(sequence(id, sample));
         }
-        let event = stream.push(token, logprobs, &self.tokenizer);
-        if event.finish.is_some() {
-            self.scheduler.remove(seq);
-            self.streams.remove(&id);
-        } else {
-            self.scheduler.append(seq, token.0);
-        }
-        self.emit(event);
+        flight.end(reason, message, &mut self.pending);
+        self.flush();
     }
 
-    /// Queues the last event of a request that the scheduler has forgotten.
-    fn end(&mut self, id: RequestId, reason: FinishReason, message: Option<String>) {
-        if let Some(mut stream) = self.streams.remove(&id) {
-            let event = stream.end(reason, message);
-            self.emit(event);
+    fn forget(&mut self, id: RequestId) -> Option<Flight> {
+        let flight = self.flights.remove(&id)?;
+        if let Some(deadline) = flight.deadline {
+            self.deadlines.remove(&(deadline, id));
         }
+        Some(flight)
     }
 
     /// Ends every request, also those that wait in the queue of commands, and delivers or gives up all events.
-    fn end_all(&mut self, reason: FinishReason, message: Option<String>) {
+    fn end_all(&mut self, reason: FinishReason, message: Option<&str>) {
         // A submit that saw no shutdown has counted itself in flight, and its command comes; unless a panic lost it.
         let patience = Instant::now() + Duration::from_secs(1);
-        while self.shared.in_flight.load(Ordering::SeqCst) > self.streams.len() + self.finished_but_pending() {
+        while self.shared.in_flight.load(Ordering::SeqCst) > self.flights.len() + self.finished_but_pending() {
             match self.shared.commands.pop() {
                 Some(Command::Submit(s)) => {
-                    let stream = Stream::new(s.id, &s.request, 1, s.at, &self.tokenizer);
-                    self.streams.insert(s.id, stream);
+                    self.flights.insert(s.id, Flight::new(s.id, s.request, 1, s.at, self.provenance));
                 }
                 Some(Command::Cancel(_)) => {}
                 None if Instant::now() > patience => break,
                 None => std::thread::yield_now(),
             }
         }
-        let mut ids: Vec<RequestId> = self.streams.keys().copied().collect();
+        let mut ids: Vec<RequestId> = self.flights.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            self.end(id, reason, message.clone());
+            if let Some(mut flight) = self.flights.remove(&id) {
+                flight.end(reason, message, &mut self.pending);
+                self.flush();
+            }
         }
         while !self.pending.is_empty() && !self.shared.abandoned.load(Ordering::SeqCst) {
             let shared = Arc::clone(&self.shared);
@@ -187,18 +302,13 @@ impl<E: Executor> StepLoop<E> {
     }
 
     fn finished_but_pending(&self) -> usize {
-        self.pending.iter().filter(|e| e.finish.is_some()).count()
-    }
-
-    fn emit(&mut self, event: Event) {
-        self.pending.push_back(event);
-        self.flush();
+        self.pending.iter().filter(|e| e.finish.as_ref().is_some_and(|f| f.last)).count()
     }
 
     /// Moves pending events into the queue while there is room.
     fn flush(&mut self) {
         while let Some(event) = self.pending.pop_front() {
-            let last = event.finish.is_some();
+            let last = event.finish.as_ref().is_some_and(|f| f.last);
             match self.shared.events.push(event) {
                 Ok(()) if last => drop(self.shared.in_flight.fetch_sub(1, Ordering::SeqCst)),
                 Ok(()) => {}

@@ -1,105 +1,125 @@
-//! One request's output: tokens become text, and the request's end is recognised.
+//! One sample's output: tokens become text, and the sample's end is recognised.
 
-use super::{Event, Finish, FinishReason, Logprobs, Request, RequestId};
+use super::{FinishReason, Request, StopCause};
 use crate::TokenId;
 use crate::sampling::{Sampler, StopMatcher};
 use crate::tokenizer::{Decoder, Tokenizer};
 use std::time::Instant;
 
-/// What the step thread keeps of a request besides its tokens.
+/// What the step thread keeps of a sample besides its tokens.
 pub(super) struct Stream {
-    pub(super) id: RequestId,
     pub(super) sampler: Sampler,
     decoder: Decoder,
     stops: StopMatcher,
     stop_tokens: Vec<TokenId>,
-    prompt_tokens: usize,
-    generated: usize,
+    ignore_eos: bool,
+    pub(super) generated: usize,
+    /// Below this many tokens nothing stops the sample.
+    least: usize,
     /// Most tokens to generate.
-    most: usize,
-    submitted: Instant,
-    first: Option<Instant>,
+    pub(super) most: usize,
+    /// When the first and the last token came.
+    pub(super) times: Option<(Instant, Instant)>,
+    /// Sum of the log-probabilities of the tokens, if they are computed.
+    pub(super) logprob: f64,
+    pub(super) ended: bool,
 }
 
+/// Why a stream ends.
+pub(super) type End = (FinishReason, Option<StopCause>);
+
 impl Stream {
-    /// The stream of a request that may generate `most` tokens.
-    pub(super) fn new(
-        id: RequestId,
-        request: &Request,
-        most: usize,
-        submitted: Instant,
-        tokenizer: &Tokenizer,
-    ) -> Stream {
+    /// Sample `sample` of a request that may generate `most` tokens.
+    pub(super) fn new(request: &Request, sample: u32, most: usize) -> Stream {
         let sampling = &request.sampling;
-        let mut stop_tokens = sampling.stop_token_ids.clone();
-        if !sampling.ignore_eos {
-            stop_tokens.extend_from_slice(tokenizer.stop_tokens());
-        }
         Stream {
-            id,
-            sampler: Sampler::new(sampling, &request.prompt),
-            decoder: tokenizer.decoder(),
+            sampler: Sampler::new(sampling, &request.prompt, sample),
+            decoder: Decoder::default(),
             stops: StopMatcher::new(sampling.stop.clone()),
-            stop_tokens,
-            prompt_tokens: request.prompt.len(),
+            stop_tokens: sampling.stop_token_ids.clone(),
+            ignore_eos: sampling.ignore_eos,
             generated: 0,
+            least: sampling.min_tokens as usize,
             most,
-            submitted,
-            first: None,
+            times: None,
+            logprob: 0.0,
+            ended: false,
         }
     }
 
-    /// Takes in a sampled token; the event is the request's last one if it has a `finish`.
-    pub(super) fn push(&mut self, token: TokenId, logprobs: Option<Logprobs>, tokenizer: &Tokenizer) -> Event {
+    /// Whether a token that would stop the sample may be drawn now.
+    pub(super) fn may_stop(&self) -> bool {
+        self.generated >= self.least
+    }
+
+    /// Calls `each` for the tokens that would stop the sample.
+    pub(super) fn stop_tokens<'a>(&'a self, tokenizer: &'a Tokenizer) -> impl Iterator<Item = TokenId> + 'a {
+        let eos = if self.ignore_eos { &[] } else { tokenizer.stop_tokens() };
+        self.stop_tokens.iter().chain(eos).copied()
+    }
+
+    /// Takes in a sampled token and appends to `text` what becomes final with it; `piece` is scratch. Returns why the
+    /// sample ends, if it does.
+    pub(super) fn push(
+        &mut self,
+        token: TokenId,
+        now: Instant,
+        tokenizer: &Tokenizer,
+        piece: &mut String,
+        text: &mut String,
+    ) -> Option<End> {
         self.generated += 1;
-        self.first.get_or_insert_with(Instant::now);
-        let mut text = String::new();
-        let reason = if self.stop_tokens.contains(&token) {
-            Some(FinishReason::Stop)
-        } else {
-            let mut piece = String::new();
-            self.decoder.push(tokenizer, token, &mut piece);
-            if self.stops.push(&piece, &mut text) {
-                // What is held back stands behind the stop string.
-                return self.event(Some(token), logprobs, text, Some(self.finish(FinishReason::Stop, None)));
-            }
-            (self.generated == self.most).then_some(FinishReason::Length)
-        };
-        if reason.is_some() {
-            self.flush(&mut text);
+        self.times = Some((self.times.map_or(now, |(first, _)| first), now));
+        let end = self.take_in(token, tokenizer, piece, text);
+        if end.is_some() {
+            self.ended = true;
         }
-        self.event(Some(token), logprobs, text, reason.map(|r| self.finish(r, None)))
+        end
     }
 
-    /// The last event of a request that ends without another token.
-    pub(super) fn end(&mut self, reason: FinishReason, message: Option<String>) -> Event {
-        let mut text = String::new();
-        self.flush(&mut text);
-        self.event(None, None, text, Some(self.finish(reason, message)))
+    fn take_in(&mut self, token: TokenId, tokenizer: &Tokenizer, piece: &mut String, text: &mut String) -> Option<End> {
+        let cause = self.stop_cause(token, tokenizer);
+        if cause.is_none() {
+            piece.clear();
+            self.decoder.push(tokenizer, token, piece);
+            // What is held back stands behind the stop string.
+            if let Some(stop) = self.stops.push(piece, self.generated >= self.least, text) {
+                return Some((FinishReason::Stop, Some(StopCause::Text(stop))));
+            }
+        }
+        let end = match cause {
+            Some(cause) => (FinishReason::Stop, Some(cause)),
+            None if self.generated == self.most => (FinishReason::Length, None),
+            None => return None,
+        };
+        self.flush(piece, text);
+        Some(end)
     }
 
-    /// Lets go of half characters and of the beginnings of stop strings.
-    fn flush(&mut self, text: &mut String) {
-        let mut rest = String::new();
-        self.decoder.finish(&mut rest);
-        if !self.stops.push(&rest, text) {
+    fn stop_cause(&self, token: TokenId, tokenizer: &Tokenizer) -> Option<StopCause> {
+        if self.stop_tokens.contains(&token) {
+            return Some(StopCause::Token(token));
+        }
+        let eos = !self.ignore_eos && tokenizer.stop_tokens().contains(&token);
+        eos.then_some(StopCause::EndOfText(token))
+    }
+
+    /// Ends the sample without another token: appends to `text` half characters and the beginnings of stop strings.
+    pub(super) fn end(&mut self, text: &mut String) {
+        self.ended = true;
+        self.flush(&mut String::new(), text);
+    }
+
+    fn flush(&mut self, piece: &mut String, text: &mut String) {
+        piece.clear();
+        self.decoder.finish(piece);
+        if self.stops.push(piece, self.generated >= self.least, text).is_none() {
             self.stops.finish(text);
         }
     }
 
-    fn event(&self, token: Option<TokenId>, logprobs: Option<Logprobs>, text: String, finish: Option<Finish>) -> Event {
-        Event { request: self.id, token, logprobs, text, finish }
-    }
-
-    fn finish(&self, reason: FinishReason, message: Option<String>) -> Finish {
-        let later = self.generated.saturating_sub(1) as u32;
-        Finish {
-            reason,
-            message,
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.generated,
-            ttft: self.first.map(|first| first - self.submitted),
-            tpot: self.first.filter(|_| later > 0).map(|first| first.elapsed() / later),
-        }
+    /// Mean log-probability of the tokens.
+    pub(super) fn mean_logprob(&self) -> f64 {
+        self.logprob / self.generated.max(1) as f64
     }
 }

@@ -8,6 +8,7 @@ use super::reader::Reader;
 use super::{Metadata, Value};
 use crate::{Error, Result};
 use aieng_kernels::DType;
+use sha2::{Digest, Sha256};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -136,6 +137,24 @@ impl Gguf {
     /// Size of the file in bytes.
     pub fn file_len(&self) -> usize {
         self.map.len()
+    }
+
+    /// Names the weights: the first half of a SHA-256 of the file's length, of each tensor's name, type and shape, and of
+    /// 2 KiB from the beginning, the middle and the end of each tensor. (All bytes would take longer than all else that
+    /// loading does.)
+    pub fn fingerprint(&self) -> u128 {
+        const SAMPLE: usize = 2048;
+        let mut hash = Sha256::new();
+        hash.update((self.map.len() as u64).to_le_bytes());
+        for tensor in &self.tensors {
+            hash.update(format!("{}\0{}\0{:?}\0", tensor.name, tensor.dtype.name(), tensor.shape));
+            let bytes = self.bytes(tensor);
+            for start in [0, bytes.len() / 2, bytes.len().saturating_sub(SAMPLE)] {
+                hash.update(&bytes[start..bytes.len().min(start + SAMPLE)]);
+            }
+        }
+        let digest = hash.finalize();
+        u128::from_be_bytes(std::array::from_fn(|i| digest[i]))
     }
 
     /// Key-value pairs.

@@ -127,9 +127,10 @@ impl Model {
         self.logits_rows
     }
 
-    /// Runs a batch of at most [`Model::max_batch_tokens`] through all layers: its keys and values are then in the cache.
-    /// Panics for ids outside the vocabulary and slots outside the cache.
+    /// Makes the batch's copies and runs its tokens, at most [`Model::max_batch_tokens`], through all layers: their keys and
+    /// values are then in the cache. Panics for ids outside the vocabulary and slots outside the cache.
     pub fn forward(&mut self, batch: &Batch) {
+        batch.copies.iter().for_each(|(from, to)| self.cache.copy_block(*from, *to));
         forward::forward(self, batch);
     }
 

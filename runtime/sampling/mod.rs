@@ -3,7 +3,7 @@
 mod sampler;
 mod stop;
 
-pub use sampler::{Sampler, SamplerScratch};
+pub use sampler::{Sampler, SamplerScratch, logprobs};
 pub use stop::StopMatcher;
 
 use crate::{Error, Result, TokenId};
@@ -36,6 +36,9 @@ pub struct SamplingParams {
     pub stop_token_ids: Vec<TokenId>,
     /// At most this many tokens are generated; at least 1.
     pub max_tokens: u32,
+    /// Nothing ends the generation before it has this many tokens: stop tokens are not drawn, stop strings not seen. At
+    /// most `max_tokens`.
+    pub min_tokens: u32,
     /// Go on after the model's end-of-text tokens.
     pub ignore_eos: bool,
     /// `Some(n)`: report each token's log-probability and the n most likely ones (n at most 20), from the unmodified logits.
@@ -57,6 +60,7 @@ impl Default for SamplingParams {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             max_tokens: 128,
+            min_tokens: 0,
             ignore_eos: false,
             logprobs: None,
         }
@@ -93,6 +97,10 @@ impl SamplingParams {
         at_most("logprobs", self.logprobs.unwrap_or(0) as usize, 20)?;
         if self.stop.iter().any(|s| s.is_empty()) {
             return Err(Error::InvalidArgument("stop: an empty string".into()));
+        }
+        if self.min_tokens > self.max_tokens {
+            let SamplingParams { min_tokens, max_tokens, .. } = self;
+            return Err(Error::InvalidArgument(format!("min_tokens: {min_tokens} is above max_tokens = {max_tokens}")));
         }
         if self.max_tokens == 0 {
             return Err(Error::InvalidArgument("max_tokens: 0, at least 1 wanted".into()));

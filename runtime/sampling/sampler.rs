@@ -26,13 +26,15 @@ pub struct Sampler {
 /// Memory that all samplers of an engine share.
 #[derive(Debug, Default)]
 pub struct SamplerScratch {
+    /// Tokens that [`Sampler::draw`] may not draw.
+    pub banned: Vec<TokenId>,
     logits: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
 impl Sampler {
-    /// The sampler of a request with this prompt.
-    pub fn new(params: &SamplingParams, prompt: &[TokenId]) -> Sampler {
+    /// The sampler of sample `sample` of a request with this prompt. Each has random numbers of its own.
+    pub fn new(params: &SamplingParams, prompt: &[TokenId], sample: u32) -> Sampler {
         let penalties = Penalties {
             repetition: params.repetition_penalty,
             presence: params.presence_penalty,
@@ -48,7 +50,7 @@ impl Sampler {
             },
             penalties: (penalties != off).then_some(penalties),
             bias: params.logit_bias.clone(),
-            seed: params.seed,
+            seed: params.seed.wrapping_add(mix(sample.into())),
             logprobs: params.logprobs.map(|n| n as usize),
             drawn: 0,
             seen: Vec::new(),
@@ -68,15 +70,15 @@ impl Sampler {
         self.seen[at].in_output += times;
     }
 
-    /// Draws the next token from `logits` `[vocab]`.
+    /// Draws the next token from `logits` `[vocab]`, none of those that `scratch` bans.
     pub fn draw(
         &mut self,
         device: &Device,
         logits: &[f32],
         scratch: &mut SamplerScratch,
     ) -> (TokenId, Option<Logprobs>) {
-        let SamplerScratch { logits: changed, candidates } = scratch;
-        let shaped = if self.penalties.is_some() || !self.bias.is_empty() {
+        let SamplerScratch { logits: changed, candidates, banned } = scratch;
+        let shaped = if self.penalties.is_some() || !self.bias.is_empty() || !banned.is_empty() {
             changed.clear();
             changed.extend_from_slice(logits);
             if let Some(penalties) = self.penalties {
@@ -85,6 +87,11 @@ impl Sampler {
             for (id, bias) in &self.bias {
                 if let Some(x) = changed.get_mut(id.0 as usize) {
                     *x += bias;
+                }
+            }
+            for id in banned.iter() {
+                if let Some(x) = changed.get_mut(id.0 as usize) {
+                    *x = f32::NEG_INFINITY;
                 }
             }
             changed
@@ -100,26 +107,28 @@ impl Sampler {
         if self.penalties.is_some() {
             self.see(id, 1);
         }
-        (TokenId(id), self.logprobs.map(|n| logprobs(device, logits, id, n, candidates)))
+        (TokenId(id), self.logprobs.map(|n| logprobs(device, logits, TokenId(id), n, scratch)))
     }
 }
 
-/// Log-probabilities of token `id` and of the `n` best.
-fn logprobs(device: &Device, logits: &[f32], id: u32, n: usize, candidates: &mut Vec<Candidate>) -> Logprobs {
+/// Log-probabilities of token `id` and of the `n` best, given `logits` `[vocab]`.
+pub fn logprobs(device: &Device, logits: &[f32], id: TokenId, n: usize, scratch: &mut SamplerScratch) -> Logprobs {
     let total = log_sum_exp(device, logits);
-    let entry = |logit: f32, id: u32| TokenLogprob { id: TokenId(id), logprob: logit - total };
-    let top = if n == 0 { &[] } else { top_n(logits, n, candidates) };
-    Logprobs { chosen: entry(logits[id as usize], id), top: top.iter().map(|(x, id)| entry(*x, *id)).collect() }
+    let entry = |logit: f32, id: TokenId| TokenLogprob { id, logprob: logit - total };
+    let top = if n == 0 { &[] } else { top_n(logits, n, &mut scratch.candidates) };
+    let top = top.iter().map(|(x, id)| entry(*x, TokenId(*id))).collect();
+    Logprobs { chosen: entry(logits[id.0 as usize], id), top }
 }
 
-/// Random number `index` of stream `seed`, in [0, 1): a counter put through SplitMix64's finaliser twice (Steele et al.
-/// 2014), so any draw can be made again on its own.
+/// SplitMix64's finaliser (Steele et al. 2014); 0 stays 0.
+fn mix(z: u64) -> u64 {
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Random number `index` of stream `seed`, in [0, 1): a counter mixed twice, so any draw can be made again on its own.
 fn uniform(seed: u64, index: u64) -> f64 {
-    let mix = |mut z: u64| {
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
     let stream = mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15));
     let bits = mix(stream.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     (bits >> 11) as f64 / (1u64 << 53) as f64
@@ -130,7 +139,7 @@ mod tests {
     use super::*;
 
     fn draw_all(params: &SamplingParams, logits: &[f32], n: usize) -> Vec<u32> {
-        let mut sampler = Sampler::new(params, &[TokenId(0)]);
+        let mut sampler = Sampler::new(params, &[TokenId(0)], 0);
         let mut scratch = SamplerScratch::default();
         (0..n).map(|_| sampler.draw(&Device::Reference, logits, &mut scratch).0.0).collect()
     }
@@ -154,7 +163,7 @@ mod tests {
         assert_eq!(draw_all(&params, &logits, 4), [0, 0, 1, 0]);
         let biased = SamplingParams { temperature: 0.0, logit_bias: vec![(TokenId(2), 9.0)], ..params };
         assert_eq!(draw_all(&biased, &logits, 1), [2]);
-        let mut sampler = Sampler::new(&biased, &[]);
+        let mut sampler = Sampler::new(&biased, &[], 0);
         let (_, logprobs) = sampler.draw(&Device::Reference, &logits, &mut SamplerScratch::default());
         let logprobs = logprobs.unwrap();
         let total = logits.iter().map(|x: &f32| x.exp()).sum::<f32>().ln();

@@ -14,22 +14,24 @@ impl StopMatcher {
         StopMatcher { stops, held: String::new() }
     }
 
-    /// Takes in `text` and appends to `out` what cannot be part of a stop string any more. Returns whether one is
-    /// complete: then `out` ends before the first of them, and what follows is dropped.
-    pub fn push(&mut self, text: &str, out: &mut String) -> bool {
-        if self.stops.is_empty() {
+    /// Takes in `text` and appends to `out` what cannot be part of a stop string any more. Returns which one is complete,
+    /// if one is: then `out` ends before the first of them, and what follows is dropped. Text that comes while the matcher
+    /// is not `armed` is let go unseen.
+    pub fn push(&mut self, text: &str, armed: bool, out: &mut String) -> Option<usize> {
+        if self.stops.is_empty() || !armed {
             out.push_str(text);
-            return false;
+            return None;
         }
         self.held.push_str(text);
-        if let Some(start) = self.stops.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+        let found = self.stops.iter().enumerate().filter_map(|(i, s)| Some((self.held.find(s.as_str())?, i)));
+        if let Some((start, stop)) = found.min() {
             out.push_str(&self.held[..start]);
             self.held.clear();
-            return true;
+            return Some(stop);
         }
         let keep = self.stops.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
         out.extend(self.held.drain(..self.held.len() - keep));
-        false
+        None
     }
 
     /// Lets go of what is held, at the end of a text.
@@ -54,7 +56,7 @@ mod tests {
         let mut matcher = StopMatcher::new(stops.iter().map(|s| s.to_string()).collect());
         let mut out = String::new();
         for piece in pieces {
-            if matcher.push(piece, &mut out) {
+            if matcher.push(piece, true, &mut out).is_some() {
                 return (out, true);
             }
         }
@@ -83,12 +85,21 @@ mod tests {
     }
 
     #[test]
+    fn says_which_and_sees_nothing_while_it_is_not_armed() {
+        let mut matcher = StopMatcher::new(vec!["b".to_owned(), "a".to_owned()]);
+        let mut out = String::new();
+        assert_eq!(matcher.push("ab", false, &mut out), None);
+        assert_eq!(matcher.push("xab", true, &mut out), Some(1));
+        assert_eq!(out, "abx");
+    }
+
+    #[test]
     fn what_cannot_match_is_let_go_at_once() {
         let mut matcher = StopMatcher::new(vec!["stop".to_owned()]);
         let mut out = String::new();
-        assert!(!matcher.push("go s", &mut out));
+        assert_eq!(matcher.push("go s", true, &mut out), None);
         assert_eq!(out, "go ");
-        assert!(!matcher.push("un", &mut out));
+        assert_eq!(matcher.push("un", true, &mut out), None);
         assert_eq!(out, "go sun");
     }
 }

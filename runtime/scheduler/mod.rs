@@ -1,177 +1,416 @@
-//! What the next step computes: first come, first served. Integers only: it knows no models and no kernels.
+//! What the next step computes. Integers only: it knows no models, no kernels and no clock; the caller says what time it
+//! is, as a duration since some beginning.
 //!
-//! A waiting sequence is admitted when there is a place in the batch and when the pool can hold all the tokens it may
-//! ever have, so a running sequence never lacks a block. Each step computes one token of every decoding sequence and
-//! fills the rest of the token budget with chunks of prompts, oldest first.
+//! `schedule` admits waiting sequences, gives every running one the blocks it needs, and makes one batch: one token of each
+//! sequence that decodes, chunks of prompts with what the token budget leaves. After the step `advance`, `fork` and
+//! `finish` say what became of each sampled row.
 //!
-//! Invariants: blocks reserved by running sequences never exceed the pool; a sequence owns the blocks of its computed
-//! tokens and no others; a removed sequence owns none.
+//! Invariants:
+//! - A sequence owns the blocks of its computed tokens and no others; a sequence that waits owns none.
+//! - `running` is in the order of [`Rank`]. Who lacks a block takes those of the last one, which goes back to waiting
+//!   and computes its tokens anew later (preemption by recompute). So the first one always gets on, and since a rank never
+//!   changes, everyone is first in the end.
+//! - A block is written by its only owner: a sequence that shares its last, partly filled block gets a copy first.
+//! - A block is named as soon as the step that fills it is made: within a step a layer's keys and values are written before
+//!   any are read, so another sequence of the same step may use it.
 
+mod sequence;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;
+mod waiting;
+
+pub use sequence::{Arrival, SeqId};
 
 use crate::batch::{Batch, Logits};
-use crate::kv::{BlockId, BlockPool};
-use std::collections::VecDeque;
+use crate::kv::{BlockId, BlockPool, KeyChain};
+use sequence::Sequence;
+use std::time::Duration;
+use waiting::Waiting;
 
-/// A sequence's name within the engine: never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct SeqId(pub u64);
+/// When waiting sequences may join the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// At any step: continuous batching, as in Orca (OSDI 2022).
+    #[default]
+    Continuous,
+    /// When nothing runs, and `size` wait or the oldest has waited for `wait`. What has begun runs to its end.
+    Dynamic {
+        /// Sequences that begin at once, and the most of a batch.
+        size: usize,
+        /// How long the first may wait for others.
+        wait: Duration,
+    },
+    /// When nothing runs: up to `size` of those that wait. What has begun runs to its end.
+    Static {
+        /// The most of a batch.
+        size: usize,
+    },
+}
 
-/// Bounds of a step and of the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+/// What a scheduler is made with.
+#[derive(Debug, Clone)]
+pub struct Config {
     /// Sequences in one batch; at least 1.
     pub sequences: usize,
     /// Tokens in one batch; at least `sequences`.
     pub batch_tokens: usize,
+    /// Most tokens of a sequence.
+    pub context: usize,
     /// Blocks of the cache.
     pub blocks: usize,
     /// Tokens of a block.
     pub block_tokens: usize,
+    /// When sequences join.
+    pub policy: Policy,
+    /// One step of priority counts as much as having arrived this much earlier.
+    pub ageing: Duration,
+    /// Shares of tenants; who is not named has 1.
+    pub weights: Vec<(u32, u32)>,
 }
 
-#[derive(Debug)]
-struct Sequence {
-    id: SeqId,
-    /// Prompt and output.
-    tokens: Vec<u32>,
-    /// Tokens whose keys and values are in the cache, those of the step in flight included.
-    computed: usize,
-    /// Most tokens that the sequence may have.
-    max_tokens: usize,
-    blocks: Vec<u32>,
+/// A row of the step's logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Whose.
+    pub seq: SeqId,
+    /// Position of the token that these logits follow.
+    pub position: u32,
+    /// Whether the sequence's next token is to be drawn from them; else they score a token of the prompt.
+    pub sample: bool,
+    /// Where in `running` the sequence stands during this step.
+    slot: u32,
 }
 
-/// First come, first served.
-#[derive(Debug)]
-pub struct Scheduler {
-    limits: Limits,
-    pool: BlockPool,
-    waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
-    /// Blocks that running sequences own or may still take.
-    reserved: usize,
-    batch: Batch,
-    /// Sequences of the batch whose next token is to be sampled, in the order of `logits_indices`.
-    sampled: Vec<SeqId>,
+/// A sequence that runs for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Which.
+    pub seq: SeqId,
+    /// Tokens of its prompt that were found in the cache.
+    pub cached: usize,
 }
 
-/// A step to execute, and the sequences that get a token from it.
+/// A step to execute.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
-    /// What to compute.
+    /// What to compute; empty if nothing can run.
     pub batch: &'a Batch,
     /// `[L]`: whose logits the batch's `logits_indices` are.
-    pub sampled: &'a [SeqId],
+    pub rows: &'a [Row],
+    /// Who runs for the first time.
+    pub started: &'a [Started],
+}
+
+/// Whether a step could be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// Now.
+    Now,
+    /// At this time, unless something arrives before.
+    At(Duration),
+    /// There are no sequences.
+    Idle,
+}
+
+/// Counts since the beginning, and the present state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Sequences in the batch.
+    pub running: usize,
+    /// Sequences that wait, those that were preempted included.
+    pub waiting: usize,
+    /// Blocks that sequences own.
+    pub used_blocks: usize,
+    /// Times that a sequence lost its blocks.
+    pub preemptions: u64,
+    /// Tokens that were looked up in the prefix cache.
+    pub prefix_queries: u64,
+    /// Tokens of those that were found.
+    pub prefix_hits: u64,
+    /// Blocks whose content was forgotten for new content.
+    pub evictions: u64,
+}
+
+/// Owns all sequences and the blocks of the cache.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: Config,
+    pool: BlockPool,
+    chain: KeyChain,
+    waiting: Waiting,
+    running: Vec<Sequence>,
+    /// Sequences that were forked since the last step.
+    forked: Vec<Sequence>,
+    batch: Batch,
+    rows: Vec<Row>,
+    started: Vec<Started>,
+    stats: Stats,
 }
 
 impl Scheduler {
     /// A scheduler without sequences.
-    pub fn new(limits: Limits) -> Scheduler {
-        assert!(limits.sequences > 0 && limits.batch_tokens >= limits.sequences, "{limits:?}");
+    pub fn new(config: Config) -> Scheduler {
+        let Config { sequences, batch_tokens, context, blocks, block_tokens, .. } = config;
+        assert!(sequences > 0 && batch_tokens >= sequences && block_tokens > 0, "{config:?}");
+        let tables = sequences * context.div_ceil(block_tokens).min(blocks);
         Scheduler {
-            pool: BlockPool::new(limits.blocks),
-            waiting: VecDeque::new(),
-            running: Vec::with_capacity(limits.sequences),
-            reserved: 0,
-            batch: Batch::default(),
-            sampled: Vec::with_capacity(limits.sequences),
-            limits,
+            pool: BlockPool::new(blocks),
+            chain: KeyChain::default(),
+            waiting: Waiting::new(&config.weights, config.ageing),
+            running: Vec::with_capacity(sequences),
+            forked: Vec::with_capacity(sequences),
+            batch: Batch::with_capacity(batch_tokens, sequences, tables),
+            rows: Vec::with_capacity(batch_tokens),
+            started: Vec::with_capacity(sequences),
+            stats: Stats::default(),
+            config,
         }
     }
 
-    /// Whether a sequence of `max_tokens` could ever run.
-    pub fn fits(&self, max_tokens: usize) -> bool {
-        max_tokens.div_ceil(self.limits.block_tokens) <= self.limits.blocks
+    /// Queues a sequence. Its prompt and output together must fit the pool: then it ends, whatever else runs.
+    pub fn add(&mut self, arrival: Arrival) {
+        assert!(!arrival.tokens.is_empty() && self.blocks_for(arrival.tokens.len()) <= self.config.blocks);
+        let rank = self.waiting.rank(arrival.at, arrival.priority, arrival.id);
+        self.waiting.push(Sequence::new(arrival, rank, &self.chain, self.config.block_tokens));
     }
 
-    /// Queues a sequence that may grow to `max_tokens` (more than its prompt). It must fit.
-    pub fn add(&mut self, id: SeqId, prompt: Vec<u32>, max_tokens: usize) {
-        debug_assert!(!prompt.is_empty() && prompt.len() < max_tokens && self.fits(max_tokens));
-        self.waiting.push_back(Sequence { id, tokens: prompt, computed: 0, max_tokens, blocks: Vec::new() });
-    }
-
-    /// Whether there is nothing to do.
-    pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
-    }
-
-    /// Blocks in use.
-    #[cfg(test)]
-    fn used_blocks(&self) -> usize {
-        self.limits.blocks - self.pool.free()
-    }
-
-    /// Chooses the next step's tokens.
-    pub fn schedule(&mut self) -> Step<'_> {
-        self.admit();
-        self.batch.clear();
-        self.sampled.clear();
-        // Decoding sequences first: each has one token to compute, and none may wait for another's prompt.
-        let mut budget = self.limits.batch_tokens;
-        for decoding in [true, false] {
-            for sequence in &mut self.running {
-                let left = sequence.tokens.len() - sequence.computed;
-                if (left == 1) != decoding || budget == 0 || left == 0 {
-                    continue;
-                }
-                let count = left.min(budget);
-                budget -= count;
-                sequence.grow(&mut self.pool, count, self.limits.block_tokens);
-                let first = sequence.computed;
-                let logits = if count == left { Logits::Last } else { Logits::None };
-                self.batch.push(&sequence.tokens[first..first + count], first, &sequence.blocks, logits);
-                sequence.computed += count;
-                if logits == Logits::Last {
-                    self.sampled.push(sequence.id);
-                }
+    /// Ends a sequence between two steps, wherever it stands, and frees its blocks. Returns whether there was one.
+    pub fn remove(&mut self, id: SeqId) -> bool {
+        for list in [&mut self.running, &mut self.forked] {
+            if let Some(i) = list.iter().position(|s| s.id == id && !s.ended) {
+                let mut sequence = list.remove(i);
+                sequence.release(&mut self.pool);
+                self.waiting.left(sequence.tenant);
+                return true;
             }
         }
-        Step { batch: &self.batch, sampled: &self.sampled }
+        self.waiting.remove(id)
     }
 
-    fn admit(&mut self) {
-        while self.running.len() < self.limits.sequences {
-            let Some(next) = self.waiting.front() else { return };
-            let wanted = next.max_tokens.div_ceil(self.limits.block_tokens);
-            if self.reserved + wanted > self.limits.blocks {
+    /// Whether a step can be made at the time `now`.
+    pub fn ready(&self, now: Duration) -> Ready {
+        if self.running.iter().any(|s| !s.ended) || !self.forked.is_empty() {
+            return Ready::Now;
+        }
+        if self.waiting.len() == 0 {
+            return Ready::Idle;
+        }
+        if let Policy::Dynamic { size, wait } = self.config.policy
+            && self.waiting.len() < size
+            && let Some(until) = self.waiting.oldest().map(|oldest| oldest + wait).filter(|until| now < *until)
+        {
+            return Ready::At(until);
+        }
+        Ready::Now
+    }
+
+    /// The present state and the counts.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the metrics"))]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            running: self.running.iter().filter(|s| !s.ended).count() + self.forked.len(),
+            waiting: self.waiting.len(),
+            used_blocks: self.pool.used(),
+            evictions: self.pool.evictions(),
+            ..self.stats
+        }
+    }
+
+    /// Chooses what the step at the time `now` computes.
+    pub fn schedule(&mut self, now: Duration) -> Step<'_> {
+        self.batch.clear();
+        self.rows.clear();
+        self.started.clear();
+        self.running.retain(|s| !s.ended);
+        self.place_forked();
+        self.admit(now);
+        self.plan();
+        Step { batch: &self.batch, rows: &self.rows, started: &self.started }
+    }
+
+    /// Appends the token drawn from `row` of the last step.
+    pub fn advance(&mut self, row: Row, token: u32) {
+        self.running[row.slot as usize].tokens.push(token);
+    }
+
+    /// Adds a sequence `id` that goes on with `token` where that of `row` stands: it shares all blocks. Call it before
+    /// `row`'s own sequence is advanced or finished.
+    pub fn fork(&mut self, row: Row, id: SeqId, token: u32) {
+        let parent = &self.running[row.slot as usize];
+        parent.blocks.iter().for_each(|block| self.pool.share(BlockId(*block)));
+        let mut child = parent.fork(id);
+        child.tokens.push(token);
+        self.waiting.joined(child.tenant);
+        self.forked.push(child);
+    }
+
+    /// Ends the sequence of `row` of the last step and frees its blocks.
+    pub fn finish(&mut self, row: Row) {
+        let sequence = &mut self.running[row.slot as usize];
+        if !sequence.ended {
+            sequence.ended = true;
+            sequence.release(&mut self.pool);
+            self.waiting.left(sequence.tenant);
+        }
+    }
+
+    fn blocks_for(&self, tokens: usize) -> usize {
+        tokens.div_ceil(self.config.block_tokens)
+    }
+
+    /// Lets forked sequences run while there is room; the others wait, and compute their tokens anew.
+    fn place_forked(&mut self) {
+        let mut forked = std::mem::take(&mut self.forked);
+        for mut sequence in forked.drain(..) {
+            if self.running.len() < self.config.sequences {
+                self.insert(sequence);
+            } else {
+                sequence.release(&mut self.pool);
+                self.waiting.left(sequence.tenant);
+                self.waiting.push(sequence);
+            }
+        }
+        self.forked = forked;
+    }
+
+    fn insert(&mut self, sequence: Sequence) {
+        let at = self.running.partition_point(|s| s.rank < sequence.rank);
+        self.running.insert(at, sequence);
+    }
+
+    /// Moves sequences from waiting to running while the policy, the batch, the budget and the pool have room.
+    fn admit(&mut self, now: Duration) {
+        let most = match self.config.policy {
+            Policy::Continuous => self.config.sequences,
+            Policy::Dynamic { size, .. } | Policy::Static { size } => size.min(self.config.sequences),
+        };
+        // Nothing new joins what runs to its end; only what was preempted comes back.
+        let closed = match self.config.policy {
+            Policy::Continuous => false,
+            _ => !self.running.is_empty() || self.ready(now) != Ready::Now,
+        };
+        let mut prompt_tokens: usize = self.running.iter().map(|s| s.left() - 1).sum();
+        let mut promised: usize = self.running.iter().map(|s| self.blocks_for(s.tokens.len()) - s.blocks.len()).sum();
+        while self.running.len() < most && prompt_tokens < self.config.batch_tokens {
+            let Some(next) = self.waiting.peek() else { return };
+            if closed && !next.started {
                 return;
             }
-            self.reserved += wanted;
-            self.running.extend(self.waiting.pop_front());
+            let shared = self.shared_blocks(next);
+            let wanted = self.blocks_for(next.tokens.len()) - shared;
+            // Room for each running sequence to grow, lest the newcomer is preempted at once.
+            if !self.running.is_empty() && wanted + promised + self.running.len() > self.pool.free() {
+                return;
+            }
+            let Some(mut next) = self.waiting.pop() else { return };
+            prompt_tokens += next.left() - 1;
+            promised += wanted;
+            next.reserve(self.config.context, self.config.block_tokens);
+            self.insert(next);
         }
     }
 
-    /// Appends a sampled token to a sequence of the last step.
-    pub fn append(&mut self, id: SeqId, token: u32) {
-        if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
-            sequence.tokens.push(token);
+    /// Blocks of a waiting sequence's prefix that others own at this moment.
+    fn shared_blocks(&self, sequence: &Sequence) -> usize {
+        let found = sequence.prefix(self.config.block_tokens).iter().map_while(|key| self.pool.find(*key));
+        found.filter(|block| self.pool.owners(*block) > 0).count()
+    }
+
+    /// Gives each running sequence its tokens of this step, and the blocks for them.
+    fn plan(&mut self) {
+        let decoding = self.running.iter().filter(|s| s.left() == 1).count();
+        let mut budget = self.config.batch_tokens - decoding;
+        let mut i = 0;
+        while i < self.running.len() {
+            let decodes = self.running[i].left() == 1;
+            if !decodes && budget == 0 {
+                i += 1;
+                continue;
+            }
+            self.start(i);
+            let left = self.running[i].left();
+            let count = if decodes { 1 } else { left.min(budget) };
+            if !self.provide(i, count) {
+                return;
+            }
+            if !decodes {
+                budget -= count;
+            }
+            self.push(i, count);
+            i += 1;
         }
     }
 
-    /// Ends a sequence, wherever it stands, and frees its blocks. Returns whether there was one.
-    pub fn remove(&mut self, id: SeqId) -> bool {
-        if let Some(i) = self.running.iter().position(|s| s.id == id) {
-            // `remove` rather than `swap_remove`: the order of arrival decides who prefills first.
-            let sequence = self.running.remove(i);
-            self.reserved -= sequence.max_tokens.div_ceil(self.limits.block_tokens);
-            sequence.blocks.into_iter().for_each(|b| self.pool.give(BlockId(b)));
-            return true;
+    /// If a sequence has no blocks yet, gives it those of its prefix that the cache has.
+    fn start(&mut self, i: usize) {
+        let sequence = &mut self.running[i];
+        if !sequence.blocks.is_empty() {
+            return;
         }
-        let waiting = self.waiting.iter().position(|s| s.id == id);
-        waiting.map(|i| self.waiting.remove(i)).is_some()
+        if sequence.looks_up() {
+            sequence.claim_prefix(&mut self.pool, self.config.block_tokens);
+            self.stats.prefix_queries += sequence.tokens.len() as u64;
+            self.stats.prefix_hits += sequence.computed as u64;
+        }
+        if !sequence.started {
+            sequence.started = true;
+            sequence.charged = sequence.computed;
+            self.started.push(Started { seq: sequence.id, cached: sequence.computed });
+        }
     }
-}
 
-impl Sequence {
-    /// Takes the blocks that `count` more tokens need.
-    fn grow(&mut self, pool: &mut BlockPool, count: usize, block_tokens: usize) {
-        let wanted = (self.computed + count).div_ceil(block_tokens);
-        while self.blocks.len() < wanted {
-            let block = pool.take().expect("a running sequence has reserved its blocks");
-            self.blocks.push(block.0);
+    /// Provides the blocks that `count` more tokens of sequence `i` need, and takes them from the last sequences if need
+    /// be. Returns false if the sequence itself was the last one: then it is preempted.
+    fn provide(&mut self, i: usize, count: usize) -> bool {
+        loop {
+            let Scheduler { running, pool, batch, config, .. } = self;
+            if running[i].grow(pool, batch, count, config.block_tokens) {
+                return true;
+            }
+            let Some(mut victim) = running.pop() else { return false };
+            victim.release(pool);
+            self.stats.preemptions += 1;
+            self.waiting.left(victim.tenant);
+            self.waiting.push(victim);
+            if self.running.len() == i {
+                return false;
+            }
         }
+    }
+
+    /// Adds `count` tokens of sequence `i` to the batch.
+    fn push(&mut self, i: usize, count: usize) {
+        let Scheduler { running, pool, chain, waiting, batch, rows, config, .. } = self;
+        let sequence = &mut running[i];
+        let (first, end) = (sequence.computed, sequence.computed + count);
+        let logits = match (sequence.scores(first), end == sequence.tokens.len()) {
+            (true, _) => Logits::All,
+            (false, true) => Logits::Last,
+            (false, false) => Logits::None,
+        };
+        let before = batch.logits_indices.len();
+        batch.push(&sequence.tokens[first..end], first, &sequence.blocks, logits);
+        for index in before..batch.logits_indices.len() {
+            let position = batch.positions[batch.logits_indices[index] as usize];
+            let sample = position as usize + 1 == sequence.tokens.len();
+            rows.push(Row { seq: sequence.id, position, sample, slot: i as u32 });
+        }
+        waiting.charge(sequence.tenant, sequence.charge(end));
+        sequence.compute(end, pool, chain, config.block_tokens);
+    }
+
+    /// Panics unless the invariants hold.
+    #[cfg(test)]
+    fn check(&self) {
+        let alive = || self.running.iter().filter(|s| !s.ended).chain(&self.forked);
+        self.pool.check(alive().flat_map(|s| s.blocks.iter().map(|b| BlockId(*b))));
+        for s in alive() {
+            assert!(s.blocks.len() >= self.blocks_for(s.computed), "{s:?}");
+            assert!(s.computed <= s.tokens.len(), "{s:?}");
+        }
+        assert!(self.running.is_sorted_by_key(|s| s.rank) && self.running.len() <= self.config.sequences);
+        self.waiting.check(alive());
     }
 }

@@ -1,50 +1,58 @@
 use super::*;
-use std::collections::HashMap;
 
-const LIMITS: Limits = Limits { sequences: 3, batch_tokens: 20, blocks: 16, block_tokens: 16 };
-
-/// Runs a step; each sampled sequence gets token 7. Returns the batch's (length, sampled ids).
-fn step(scheduler: &mut Scheduler) -> (usize, Vec<u64>) {
-    let step = scheduler.schedule();
-    let result = (step.batch.len(), step.sampled.iter().map(|s| s.0).collect::<Vec<_>>());
-    assert_eq!(step.sampled.len(), step.batch.logits_indices.len());
-    for id in &result.1 {
-        scheduler.append(SeqId(*id), 7);
+fn config() -> Config {
+    Config {
+        sequences: 3,
+        batch_tokens: 20,
+        context: 256,
+        blocks: 16,
+        block_tokens: 16,
+        policy: Policy::Continuous,
+        ageing: Duration::from_secs(1),
+        weights: vec![(7, 3)],
     }
-    result
+}
+
+/// A sequence without a prefix in the cache.
+fn arrival(id: u64, tokens: Vec<u32>) -> Arrival {
+    Arrival { id: SeqId(id), tokens, at: Duration::ZERO, priority: 0, tenant: 0, salt: None, score: false }
+}
+
+/// Runs a step at the second `now`; each sampled sequence gets token 7. Returns the batch's (length, sampled ids).
+fn step_at(scheduler: &mut Scheduler, now: u64) -> (usize, Vec<u64>) {
+    let step = scheduler.schedule(Duration::from_secs(now));
+    assert_eq!(step.rows.len(), step.batch.logits_indices.len());
+    let (len, rows) = (step.batch.len(), step.rows.to_vec());
+    for row in &rows {
+        scheduler.advance(*row, 7);
+    }
+    scheduler.check();
+    (len, rows.iter().map(|row| row.seq.0).collect())
+}
+
+fn step(scheduler: &mut Scheduler) -> (usize, Vec<u64>) {
+    step_at(scheduler, 0)
 }
 
 #[test]
-fn prompts_are_cut_to_the_budget_and_decoding_goes_first() {
-    let mut s = Scheduler::new(LIMITS);
-    s.add(SeqId(1), vec![1; 25], 40);
-    s.add(SeqId(2), vec![2; 10], 40);
+fn prompts_are_cut_to_what_decoding_leaves_of_the_budget() {
+    let mut s = Scheduler::new(config());
+    s.add(arrival(1, vec![1; 25]));
+    s.add(arrival(2, vec![2; 10]));
     assert_eq!(step(&mut s), (20, vec![]));
     assert_eq!(step(&mut s), (15, vec![1, 2]));
-    s.add(SeqId(3), vec![3; 30], 40);
+    s.add(arrival(3, vec![3; 30]));
     assert_eq!(step(&mut s), (20, vec![1, 2]));
     assert_eq!(step(&mut s), (14, vec![1, 2, 3]));
     assert_eq!(step(&mut s), (3, vec![1, 2, 3]));
 }
 
 #[test]
-fn who_does_not_fit_waits_and_keeps_its_turn() {
-    let mut s = Scheduler::new(LIMITS);
-    s.add(SeqId(1), vec![1; 4], 200);
-    s.add(SeqId(2), vec![2; 4], 100);
-    s.add(SeqId(3), vec![3; 4], 16);
-    assert_eq!(step(&mut s), (4, vec![1]), "2 needs 7 of the 3 blocks left, and 3 may not overtake it");
-    assert!(s.remove(SeqId(1)));
-    assert_eq!(step(&mut s), (8, vec![2, 3]));
-    assert!(!s.fits(257) && s.fits(256));
-}
-
-#[test]
 fn slots_and_tables_follow_the_blocks() {
-    let mut s = Scheduler::new(LIMITS);
-    s.add(SeqId(1), vec![1; 18], 32);
-    s.add(SeqId(2), vec![2; 4], 32);
-    let batch = s.schedule().batch.clone();
+    let mut s = Scheduler::new(config());
+    s.add(arrival(1, vec![1; 18]));
+    s.add(arrival(2, vec![2; 4]));
+    let batch = s.schedule(Duration::ZERO).batch.clone();
     assert_eq!(batch.block_tables, [0, 1, 2]);
     assert_eq!(batch.cu_blocks, [0, 2, 3]);
     assert_eq!(batch.cu_seqlens_q, [0, 18, 20]);
@@ -54,43 +62,171 @@ fn slots_and_tables_follow_the_blocks() {
     assert_eq!(batch.logits_indices, [17]);
 }
 
-/// Random arrivals, ends and cancels: no block is shared or lost, and everything that fits runs in the end.
 #[test]
-fn blocks_are_neither_shared_nor_lost() {
-    let seed = 42u64;
-    eprintln!("seed {seed}");
-    let mut state = seed;
-    let mut random = |n: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % n
-    };
-    let mut s = Scheduler::new(LIMITS);
-    let (mut left, mut next) = (HashMap::new(), 0);
-    for turn in 0..20_000 {
-        if turn < 10_000 && random(12) == 0 {
-            let (prompt, output) = (1 + random(100) as usize, 1 + random(60) as usize);
-            s.add(SeqId(next), vec![0; prompt], prompt + output);
-            left.insert(next, output);
-            next += 1;
-        }
-        if random(50) == 0 && next > 0 {
-            let id = random(next);
-            assert_eq!(s.remove(SeqId(id)), left.remove(&id).is_some());
-        }
-        let (tokens, sampled) = step(&mut s);
-        assert!(tokens <= LIMITS.batch_tokens && (tokens > 0 || s.is_idle()));
-        for id in sampled {
-            let n = left.get_mut(&id).unwrap();
-            *n -= 1;
-            if *n == 0 {
-                left.remove(&id);
-                assert!(s.remove(SeqId(id)));
-            }
-        }
-        let mut owned: Vec<u32> = s.running.iter().flat_map(|q| q.blocks.iter().copied()).collect();
-        owned.sort_unstable();
-        owned.dedup();
-        assert_eq!(owned.len(), s.used_blocks());
+fn who_lacks_a_block_takes_those_of_the_newest() {
+    let mut s = Scheduler::new(Config { blocks: 4, ..config() });
+    s.add(arrival(1, vec![1; 16]));
+    s.add(arrival(2, vec![2; 16]));
+    step(&mut s);
+    step(&mut s);
+    // Each has two blocks; both want a third one after 16 more tokens.
+    for _ in 0..15 {
+        step(&mut s);
     }
-    assert!(left.is_empty() && s.is_idle() && s.used_blocks() == 0);
+    assert_eq!((s.stats().used_blocks, s.stats().preemptions), (4, 0));
+    step(&mut s);
+    assert_eq!(step(&mut s).1, [1], "2 waits, although a block is free: it needs three");
+    assert_eq!((s.stats().used_blocks, s.stats().preemptions, s.stats().waiting), (3, 1, 1));
+    assert!(s.remove(SeqId(1)));
+    let (mut computed, mut sampled) = (0, Vec::new());
+    while sampled.is_empty() {
+        let (tokens, ids) = step(&mut s);
+        (computed, sampled) = (computed + tokens, ids);
+    }
+    assert_eq!((computed, sampled), (32, vec![2]), "all its tokens are computed anew");
+}
+
+#[test]
+fn priority_decides_who_runs_and_time_overcomes_it() {
+    let mut s = Scheduler::new(Config { sequences: 1, ..config() });
+    let with = |id, priority, at| Arrival { priority, at: Duration::from_secs(at), ..arrival(id, vec![1; 4]) };
+    s.add(with(1, 0, 0));
+    assert_eq!(step(&mut s).1, [1]);
+    s.add(with(2, 0, 1));
+    s.add(with(3, 2, 2));
+    s.add(with(4, 2, 4));
+    for expected in [3, 2, 4] {
+        assert!(s.remove(SeqId(if expected == 3 {
+            1
+        } else if expected == 2 {
+            3
+        } else {
+            2
+        })));
+        assert_eq!(step(&mut s).1, [expected], "4 came 3 s after 2, more than its two steps of priority are worth");
+    }
+}
+
+#[test]
+fn tenants_share_by_weight() {
+    let mut s = Scheduler::new(Config { sequences: 1, ..config() });
+    let mut served = [0usize; 2];
+    // Tenant 0 has come first and with more than tenant 7, which has three times its weight.
+    for id in 0..400 {
+        s.add(arrival(id, vec![1; 10]));
+        s.add(Arrival { tenant: 7, ..arrival(1000 + id, vec![1; 10]) });
+    }
+    for _ in 0..300 {
+        let (_, ids) = step(&mut s);
+        served[usize::from(ids[0] >= 1000)] += 1;
+        s.remove(SeqId(ids[0]));
+    }
+    assert!((70..=80).contains(&served[0]), "{served:?}");
+}
+
+#[test]
+fn a_tenant_brings_no_claim_from_its_absence() {
+    let mut s = Scheduler::new(Config { sequences: 1, ..config() });
+    for id in 0..100 {
+        s.add(arrival(id, vec![1; 10]));
+    }
+    for id in 0..50 {
+        assert_eq!(step(&mut s).1, [id]);
+        s.remove(SeqId(id));
+    }
+    for id in 0..50 {
+        s.add(Arrival { tenant: 1, ..arrival(1000 + id, vec![1; 10]) });
+    }
+    let mut newcomers = 0;
+    for _ in 0..20 {
+        let (_, ids) = step(&mut s);
+        newcomers += usize::from(ids[0] >= 1000);
+        s.remove(SeqId(ids[0]));
+    }
+    assert_eq!(newcomers, 10);
+}
+
+#[test]
+fn a_prefix_is_computed_once_even_in_one_step() {
+    let mut s = Scheduler::new(Config { batch_tokens: 128, ..config() });
+    let prompt: Vec<u32> = (0..40).collect();
+    for id in 1..=2 {
+        s.add(Arrival { salt: Some(0), ..arrival(id, prompt.clone()) });
+    }
+    s.add(Arrival { salt: Some(1), ..arrival(3, prompt.clone()) });
+    let step = s.schedule(Duration::ZERO);
+    assert_eq!(step.batch.len(), 40 + 8 + 40, "two blocks of 1 serve 2; 3 has another salt");
+    assert_eq!(step.started.iter().map(|s| s.cached).collect::<Vec<_>>(), [0, 32, 0]);
+    let tables = &step.batch.block_tables;
+    assert_eq!(tables[..2], tables[3..5]);
+    s.rows.clone().into_iter().for_each(|row| s.finish(row));
+    s.check();
+    assert_eq!(s.stats().used_blocks, 0);
+    // The blocks are free, and still there. A prompt of whole blocks computes its last one.
+    s.add(Arrival { salt: Some(0), ..arrival(4, prompt[..32].to_vec()) });
+    let step = s.schedule(Duration::ZERO);
+    assert_eq!((step.batch.len(), step.started[0].cached), (16, 16));
+    assert_eq!((s.stats().prefix_queries, s.stats().prefix_hits), (152, 48));
+}
+
+#[test]
+fn forks_share_blocks_and_copy_the_one_that_they_write() {
+    let mut s = Scheduler::new(config());
+    s.add(arrival(1, vec![1; 20]));
+    let row = s.schedule(Duration::ZERO).rows[0];
+    s.fork(row, SeqId(2), 9);
+    s.fork(row, SeqId(3), 9);
+    s.fork(row, SeqId(4), 9);
+    s.advance(row, 7);
+    let step = s.schedule(Duration::ZERO);
+    assert_eq!(step.batch.token_ids, [7, 9, 9], "the fourth finds no place");
+    assert_eq!(step.batch.copies, [(1, 2), (1, 3)], "the last owner of block 1 keeps it");
+    assert_eq!(step.batch.block_tables, [0, 2, 0, 3, 0, 1]);
+    let rows = step.rows.to_vec();
+    rows.into_iter().for_each(|row| s.finish(row));
+    s.check();
+    assert_eq!(step_lengths(&mut s), [20, 1], "the fourth computes its 21 tokens anew");
+}
+
+fn step_lengths(s: &mut Scheduler) -> [usize; 2] {
+    [s.schedule(Duration::ZERO).batch.len(), s.schedule(Duration::ZERO).batch.len()]
+}
+
+#[test]
+fn scored_prompts_get_all_rows_and_no_cache() {
+    let mut s = Scheduler::new(config());
+    let prompt: Vec<u32> = (0..24).collect();
+    s.add(Arrival { salt: Some(0), ..arrival(1, prompt.clone()) });
+    step(&mut s);
+    step(&mut s);
+    s.remove(SeqId(1));
+    s.add(Arrival { salt: Some(0), score: true, ..arrival(2, prompt) });
+    let mut rows = s.schedule(Duration::ZERO).rows.to_vec();
+    rows.extend_from_slice(s.schedule(Duration::ZERO).rows);
+    assert!(rows.iter().map(|r| (r.position, r.sample)).eq((0..24).map(|p| (p, p == 23))), "{rows:?}");
+}
+
+#[test]
+fn run_to_completion_policies_wait_and_close() {
+    let wait = Duration::from_secs(2);
+    let mut s = Scheduler::new(Config { policy: Policy::Dynamic { size: 2, wait }, ..config() });
+    assert_eq!(s.ready(Duration::ZERO), Ready::Idle);
+    s.add(arrival(1, vec![1; 4]));
+    assert_eq!(s.ready(Duration::from_secs(1)), Ready::At(wait));
+    assert_eq!(step_at(&mut s, 1).0, 0);
+    assert_eq!(step_at(&mut s, 2).1, [1]);
+    s.add(arrival(2, vec![1; 4]));
+    assert_eq!(step_at(&mut s, 9).1, [1], "2 may not join");
+    s.remove(SeqId(1));
+    s.add(arrival(3, vec![1; 4]));
+    s.add(arrival(4, vec![1; 4]));
+    assert_eq!(step_at(&mut s, 0).1, [2, 3], "as many as make a batch do not wait");
+
+    let mut s = Scheduler::new(Config { policy: Policy::Static { size: 2 }, ..config() });
+    (1..=3).for_each(|id| s.add(arrival(id, vec![1; 4])));
+    assert_eq!(step(&mut s).1, [1, 2]);
+    s.remove(SeqId(1));
+    assert_eq!(step(&mut s).1, [2]);
+    s.remove(SeqId(2));
+    assert_eq!(step(&mut s).1, [3]);
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const RULES: [(&str, &[&str]); 7] = [
     (
         "scheduler",
-        &["crate::model", "crate::engine", "crate::tokenizer", "crate::sampling", "aieng_kernels", "std::time"],
+        &["crate::model", "crate::engine", "crate::tokenizer", "crate::sampling", "aieng_kernels", "Instant"],
     ),
     ("kv", &["crate::model", "crate::engine", "crate::scheduler", "aieng_kernels"]),
     ("model", &["crate::scheduler", "crate::kv", "crate::queue"]),

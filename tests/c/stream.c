@@ -66,14 +66,14 @@ static void print_quoted(const char *text, size_t length) {
 }
 
 static void print_event(int number, const aieng_event *event) {
-  static const char *const reasons[] = {"none", "stop", "length", "cancelled", "error"};
+  static const char *const reasons[] = {"none", "stop", "length", "cancelled", "error", "deadline"};
   if (event->text_length > 0) {
     printf("%d\t", number);
     print_quoted(event->text, event->text_length);
     putchar('\n');
   }
   if (event->flags & AIENG_EVENT_FINISH) {
-    const char *reason = event->finish_reason <= AIENG_FINISH_ERROR ? reasons[event->finish_reason] : "unknown";
+    const char *reason = event->finish_reason <= AIENG_FINISH_DEADLINE ? reasons[event->finish_reason] : "unknown";
     printf("%d\t%s %" PRIu64 "%s%s\n", number, reason, event->completion_tokens, *event->message ? ": " : "",
            event->message);
   }

@@ -134,6 +134,9 @@ pub struct SamplingArgs {
     /// End at this token; repeatable
     #[arg(long, value_name = "ID", value_parser = parse_token)]
     pub stop_token: Vec<TokenId>,
+    /// Do not end before this many tokens
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub min_tokens: u32,
     /// Go on after the model's end-of-text tokens
     #[arg(long)]
     pub ignore_eos: bool,
@@ -155,6 +158,7 @@ impl SamplingArgs {
             stop: self.stop.clone(),
             stop_token_ids: self.stop_token.clone(),
             max_tokens: self.max_tokens,
+            min_tokens: self.min_tokens,
             ignore_eos: self.ignore_eos,
             logprobs,
         };

@@ -74,7 +74,7 @@ impl Conversation<'_> {
             output::note(&format!("the message does not fit the context of {context} tokens, see --ctx"));
             return Ok(());
         };
-        let request = Request { prompt, sampling: self.sampling.clone() };
+        let request = Request::new(prompt, self.sampling.clone());
         let generation = generate(self.engine, request, &mut output::text)?;
         output::text("\n")?;
         if generation.finish.reason == FinishReason::Length {

@@ -52,7 +52,7 @@ pub fn generate(
             cancelled = true;
         }
         let Some(event) = engine.next(Some(INTERRUPT_POLL))? else { continue };
-        let Event { request, token, logprobs: token_logprobs, text: piece, finish } = event;
+        let Event { request, token, logprobs: token_logprobs, text: piece, finish, .. } = event;
         if request != id {
             continue;
         }
@@ -68,7 +68,7 @@ pub fn generate(
             (None, FinishReason::Error) => {
                 Err(Failure::Failed(finish.message.unwrap_or_else(|| "the engine failed and did not say why".into())))
             }
-            (None, _) => Ok(Generation { text, token_ids, logprobs, finish }),
+            (None, _) => Ok(Generation { text, token_ids, logprobs, finish: *finish }),
         };
     }
 }
@@ -79,6 +79,7 @@ pub fn reason_name(reason: FinishReason) -> &'static str {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "cancelled",
+        FinishReason::Deadline => "deadline",
         FinishReason::Error => "error",
     }
 }

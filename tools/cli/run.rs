@@ -54,7 +54,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         ends_line = piece.ends_with('\n');
         if args.json { Ok(()) } else { output::text(piece) }
     };
-    let generation = generate(&engine, Request { prompt, sampling }, &mut stream)?;
+    let generation = generate(&engine, Request::new(prompt, sampling), &mut stream)?;
     if args.json {
         output::json(&Output::new(&generation, engine.tokenizer(), args.top_logprobs.is_some()))?;
     } else if !ends_line {
@@ -128,8 +128,8 @@ impl<'a> Output<'a> {
             token_ids: generation.token_ids.iter().map(|id| id.0).collect(),
             prompt_tokens: finish.prompt_tokens,
             finish_reason: reason_name(finish.reason),
-            ttft_ms: ms(finish.ttft),
-            tpot_ms: ms(finish.tpot),
+            ttft_ms: ms(finish.timings.ttft),
+            tpot_ms: ms(finish.timings.tpot),
             logprobs: logprobs.then(|| generation.logprobs.iter().map(report).collect()),
         }
     }

@@ -84,7 +84,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
                 model_type: summary.name(),
                 model_size: summary.bytes,
                 model_n_params: summary.parameters,
-                backends: backend.clone(),
+                backends: backend.to_owned(),
                 n_threads: threads,
                 n_batch: config.max_batch_tokens,
                 test: test.name(),
@@ -178,7 +178,7 @@ impl Test {
             u32::try_from(self.max_tokens()).map_err(|e| Failure::Usage(format!("{}: {e}", self.name())))?;
         let sampling = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() };
         let started = Instant::now();
-        let generation = generate(engine, Request { prompt, sampling }, &mut |_| Ok(()))?;
+        let generation = generate(engine, Request::new(prompt, sampling), &mut |_| Ok(()))?;
         let elapsed = started.elapsed();
         if generation.token_ids.len() != self.max_tokens() {
             let (wanted, got) = (self.max_tokens(), generation.token_ids.len());

@@ -1,6 +1,11 @@
+mod determinism;
+mod features;
+
 use super::*;
+use crate::TokenId;
 use crate::load::Gguf;
 use crate::model::tiny;
+use crate::sampling::SamplingParams;
 use std::collections::HashMap;
 
 fn config() -> EngineConfig {
@@ -21,7 +26,7 @@ fn engine(config: &EngineConfig) -> Engine {
 
 fn request(prompt: &str, max_tokens: u32) -> Request {
     let sampling = SamplingParams { max_tokens, ignore_eos: true, seed: 5, logprobs: Some(2), ..Default::default() };
-    Request { prompt: prompt.bytes().map(|b| TokenId(u32::from(b))).collect(), sampling }
+    Request::new(prompt.bytes().map(|b| TokenId(u32::from(b))).collect(), sampling)
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -34,22 +39,50 @@ struct Output {
 
 /// Reads events until `count` requests have ended.
 fn collect(engine: &Engine, count: usize) -> HashMap<RequestId, Output> {
-    let mut outputs: HashMap<RequestId, Output> = HashMap::new();
-    let mut ended = 0;
-    while ended < count {
+    let samples = collect_samples(engine, count);
+    let one = |(id, mut samples): (RequestId, Vec<Sample>)| {
+        assert_eq!(samples.len(), 1);
+        (id, samples.remove(0).output)
+    };
+    samples.into_iter().map(one).collect()
+}
+
+#[derive(Debug, Default)]
+struct Sample {
+    output: Output,
+    /// Tokens of the prompt, with the scores of all but the first.
+    prompt: Output,
+    finish: Option<Finish>,
+}
+
+/// Reads events until `count` requests have ended.
+fn collect_samples(engine: &Engine, count: usize) -> HashMap<RequestId, Vec<Sample>> {
+    let mut requests: HashMap<RequestId, Vec<Sample>> = HashMap::new();
+    let mut ended = Vec::new();
+    while ended.len() < count {
         let event = engine.next(Some(Duration::from_secs(60))).unwrap().expect("an event within a minute");
-        let output = outputs.entry(event.request).or_default();
-        assert!(output.reason.is_none(), "an event after the last one");
+        assert!(!ended.contains(&event.request), "an event after the last one");
+        let samples = requests.entry(event.request).or_default();
+        let number = event.sample as usize;
+        samples.resize_with(samples.len().max(number + 1), Sample::default);
+        let sample = &mut samples[number];
+        assert!(sample.finish.is_none(), "an event after the sample's last one");
+        let output = if event.origin == Origin::Prompt { &mut sample.prompt } else { &mut sample.output };
         output.tokens.extend(event.token);
         output.logprobs.extend(event.logprobs);
         output.text.push_str(&event.text);
         if let Some(finish) = event.finish {
-            output.reason = Some(finish.reason);
-            assert_eq!(finish.completion_tokens, output.tokens.len());
-            ended += 1;
+            sample.output.reason = Some(finish.reason);
+            assert_eq!(finish.completion_tokens, sample.output.tokens.len());
+            let last = finish.last;
+            sample.finish = Some(*finish);
+            if last {
+                assert!(samples.iter().all(|s| s.finish.is_some()), "the last event, but not of every sample");
+                ended.push(event.request);
+            }
         }
     }
-    outputs
+    requests
 }
 
 const PROMPTS: [&str; 6] = ["a", "The quick brown fox jumps over the lazy dog", "1234567890", "x y z", "äöü", "....."];
@@ -184,6 +217,12 @@ impl Executor for Broken {
         self.steps_left -= 1;
     }
 
+    fn logits_rows(&self) -> usize {
+        4
+    }
+
+    fn compute_logits(&mut self, _: std::ops::Range<usize>) {}
+
     fn logits(&self, _: usize) -> &[f32] {
         &self.logits
     }
@@ -191,14 +230,18 @@ impl Executor for Broken {
     fn device(&self) -> &aieng_kernels::Device {
         &self.device
     }
+
+    fn fingerprint(&self) -> u128 {
+        7
+    }
 }
 
 /// An engine whose model is replaced by one that breaks after some steps.
 fn broken(steps_left: usize, logit: f32) -> Engine {
     let file = Gguf::from_bytes(Path::new("tiny.gguf"), &tiny::gguf("llama", 1, 3).bytes()).unwrap();
     let executor = Broken { device: aieng_kernels::Device::Reference, logits: vec![logit; tiny::VOCAB], steps_left };
-    let limits = Limits { sequences: 4, batch_tokens: 32, blocks: 64, block_tokens: BLOCK_TOKENS };
-    Engine::with_executor(executor, file.metadata(), limits, tiny::CONTEXT, tiny::VOCAB, 8).unwrap()
+    let sizes = Sizes { context: tiny::CONTEXT, vocab: tiny::VOCAB, blocks: 64 };
+    Engine::with_executor(executor, file.metadata(), sizes, &config()).unwrap()
 }
 
 #[test]

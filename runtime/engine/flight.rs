@@ -1,0 +1,273 @@
+//! A request in flight: its samples, and the events that they become.
+//!
+//! Invariants: each sample to deliver gets exactly one event with a [`Finish`], and nothing after it; the last of
+//! those is marked, and nothing of the request follows.
+
+use super::stream::{End, Stream};
+use super::{Event, Finish, FinishReason, Logprobs, Origin, Provenance, Request, RequestId, Timings};
+use crate::TokenId;
+use crate::sampling::{SamplerScratch, logprobs};
+use crate::tokenizer::{Decoder, Tokenizer};
+use aieng_kernels::Device;
+use compact_str::CompactString;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Memory that all requests of an engine use in turn.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    sampler: SamplerScratch,
+    piece: String,
+    text: String,
+}
+
+/// What a request's samples need of the engine during one step.
+pub(super) struct Surroundings<'a> {
+    pub(super) device: &'a Device,
+    pub(super) tokenizer: &'a Tokenizer,
+    /// When the step's logits were there.
+    pub(super) now: Instant,
+    pub(super) scratch: &'a mut Scratch,
+    /// Where events go.
+    pub(super) out: &'a mut VecDeque<Event>,
+}
+
+/// What became of a sample's row of logits.
+pub(super) enum Drawn {
+    /// The sample goes on with this token.
+    Token(TokenId),
+    /// The sample has ended.
+    Last,
+    /// The logits are not finite; nothing was delivered.
+    NotANumber,
+}
+
+pub(super) struct Flight {
+    pub(super) id: RequestId,
+    /// One for each candidate.
+    streams: Vec<Stream>,
+    /// Samples that have not ended.
+    open: usize,
+    /// Samples to deliver.
+    n: usize,
+    /// Events of each candidate, where the best of more than `n` are delivered.
+    held: Option<Vec<Vec<Event>>>,
+    /// Whether the caller wants the output's log-probabilities.
+    logprobs: bool,
+    prompt: Prompt,
+    submitted: Instant,
+    pub(super) deadline: Option<Instant>,
+    started: Option<Instant>,
+    cached: usize,
+    provenance: Provenance,
+}
+
+/// What is delivered of a prompt.
+struct Prompt {
+    /// Its length.
+    len: usize,
+    /// Its tokens, if they are delivered.
+    tokens: Vec<TokenId>,
+    decoder: Decoder,
+    /// Tokens delivered so far.
+    delivered: usize,
+    /// How many of the most likely tokens go with each, if they are scored.
+    top: Option<usize>,
+}
+
+impl Flight {
+    /// A request whose samples may have `most` tokens each.
+    pub(super) fn new(id: RequestId, request: Request, most: usize, at: Instant, provenance: Provenance) -> Flight {
+        let mut request = request;
+        let candidates = request.candidates();
+        let logprobs = request.sampling.logprobs.is_some();
+        if candidates > request.n {
+            // They decide who is best.
+            request.sampling.logprobs.get_or_insert(0);
+        }
+        let shown = request.echo || request.prompt_logprobs.is_some();
+        Flight {
+            id,
+            streams: (0..candidates).map(|sample| Stream::new(&request, sample, most)).collect(),
+            open: candidates as usize,
+            n: request.n as usize,
+            held: (candidates > request.n).then(|| vec![Vec::new(); candidates as usize]),
+            logprobs,
+            prompt: Prompt {
+                len: request.prompt.len(),
+                tokens: if shown { request.prompt } else { Vec::new() },
+                decoder: Decoder::default(),
+                delivered: 0,
+                top: request.prompt_logprobs.map(|n| n as usize),
+            },
+            submitted: at,
+            deadline: request.deadline.and_then(|d| at.checked_add(d)),
+            started: None,
+            cached: 0,
+            provenance: Provenance { seed: (request.sampling.seed, 0), ..provenance },
+        }
+    }
+
+    /// Whether the request only scores its prompt.
+    pub(super) fn scores_only(&self) -> bool {
+        self.streams[0].most == 0
+    }
+
+    /// Samples that are generated.
+    pub(super) fn candidates(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether sample 0 has a token.
+    pub(super) fn has_begun(&self) -> bool {
+        self.streams[0].generated > 0
+    }
+
+    /// Whether a sample has not ended.
+    pub(super) fn is_open(&self) -> bool {
+        self.open > 0
+    }
+
+    /// Whether sample `sample` has ended.
+    pub(super) fn has_ended(&self, sample: usize) -> bool {
+        self.streams[sample].ended
+    }
+
+    /// Notes that the first step computes something of it.
+    pub(super) fn start(&mut self, now: Instant, cached: usize) {
+        self.started = Some(now);
+        self.cached = cached;
+    }
+
+    /// Draws the next token of `sample` from `logits` `[vocab]` and delivers it.
+    pub(super) fn draw(&mut self, sample: usize, logits: &[f32], around: &mut Surroundings) -> Drawn {
+        let Surroundings { device, tokenizer, now, ref mut scratch, .. } = *around;
+        let Scratch { sampler, piece, text } = &mut **scratch;
+        let stream = &mut self.streams[sample];
+        sampler.banned.clear();
+        if !stream.may_stop() {
+            sampler.banned.extend(stream.stop_tokens(tokenizer));
+        }
+        let (token, logprobs) = stream.sampler.draw(device, logits, sampler);
+        if !logits[token.0 as usize].is_finite() {
+            return Drawn::NotANumber;
+        }
+        stream.logprob += logprobs.as_ref().map_or(0.0, |l| f64::from(l.chosen.logprob));
+        text.clear();
+        let end = stream.push(token, now, tokenizer, piece, text);
+        let mut event = self.event(sample, Origin::Output, Some(token), logprobs.filter(|_| self.logprobs), text);
+        event.finish = end.map(|end| self.finish(sample, end, None));
+        self.emit(sample, event, around.out);
+        if end.is_none() { Drawn::Token(token) } else { Drawn::Last }
+    }
+
+    /// Ends all samples that have not ended.
+    pub(super) fn end(&mut self, reason: FinishReason, message: Option<&str>, out: &mut VecDeque<Event>) {
+        for sample in 0..self.streams.len() {
+            if !self.streams[sample].ended {
+                let mut text = String::new();
+                self.streams[sample].end(&mut text);
+                let mut event = self.event(sample, Origin::Output, None, None, &text);
+                event.finish = Some(self.finish(sample, (reason, None), message));
+                self.emit(sample, event, out);
+            }
+        }
+    }
+
+    /// Delivers the prompt's tokens, if they are wanted without log-probabilities and were not delivered yet.
+    pub(super) fn echo(&mut self, around: &mut Surroundings) {
+        while self.prompt.delivered < self.prompt.tokens.len() {
+            self.show_prompt_token(None, around);
+        }
+    }
+
+    /// Delivers the prompt's token that follows `position`, scored by `logits` `[vocab]`. Returns false if they are not
+    /// finite.
+    pub(super) fn score(&mut self, position: usize, logits: &[f32], around: &mut Surroundings) -> bool {
+        let Some(top) = self.prompt.top else { return true };
+        if self.prompt.delivered == 0 {
+            self.show_prompt_token(None, around);
+        }
+        // Rows come again after a preemption.
+        if self.prompt.delivered == position + 1 && position + 1 < self.prompt.tokens.len() {
+            let token = self.prompt.tokens[position + 1];
+            let scores = logprobs(around.device, logits, token, top, &mut around.scratch.sampler);
+            if !scores.chosen.logprob.is_finite() {
+                return false;
+            }
+            self.show_prompt_token(Some(scores), around);
+        }
+        true
+    }
+
+    fn show_prompt_token(&mut self, logprobs: Option<Logprobs>, around: &mut Surroundings) {
+        let token = self.prompt.tokens[self.prompt.delivered];
+        self.prompt.delivered += 1;
+        let text = &mut around.scratch.text;
+        text.clear();
+        self.prompt.decoder.push(around.tokenizer, token, text);
+        if self.prompt.delivered == self.prompt.tokens.len() {
+            self.prompt.decoder.finish(text);
+        }
+        let event = self.event(0, Origin::Prompt, Some(token), logprobs, &around.scratch.text);
+        around.out.push_back(event);
+    }
+
+    fn event(
+        &self,
+        sample: usize,
+        origin: Origin,
+        token: Option<TokenId>,
+        logprobs: Option<Logprobs>,
+        text: &str,
+    ) -> Event {
+        let text = CompactString::new(text);
+        Event { request: self.id, sample: sample as u32, origin, token, logprobs, text, finish: None }
+    }
+
+    fn finish(&mut self, sample: usize, (reason, stop): End, message: Option<&str>) -> Box<Finish> {
+        self.open -= 1;
+        let stream = &self.streams[sample];
+        let first = stream.times.map(|(first, _)| first);
+        let decode = stream.times.map(|(first, last)| last - first);
+        let later = stream.generated.saturating_sub(1) as u32;
+        Box::new(Finish {
+            reason,
+            stop,
+            message: message.map(str::to_owned),
+            last: self.open == 0 && self.held.is_none(),
+            prompt_tokens: self.prompt.len,
+            cached_tokens: self.cached,
+            completion_tokens: stream.generated,
+            timings: Timings {
+                queue: self.started.map(|started| started.saturating_duration_since(self.submitted)),
+                prefill: self.started.zip(first).map(|(started, first)| first.saturating_duration_since(started)),
+                decode,
+                ttft: first.map(|first| first.saturating_duration_since(self.submitted)),
+                tpot: decode.filter(|_| later > 0).map(|time: Duration| time / later),
+            },
+            provenance: Provenance { seed: (self.provenance.seed.0, sample as u32), ..self.provenance },
+        })
+    }
+
+    /// Delivers an event, or holds it until the best samples are known.
+    fn emit(&mut self, sample: usize, event: Event, out: &mut VecDeque<Event>) {
+        let Some(held) = &mut self.held else { return out.push_back(event) };
+        held[sample].push(event);
+        if self.open > 0 {
+            return;
+        }
+        let mut order: Vec<usize> = (0..self.streams.len()).collect();
+        // Stable: of equals the lower number first.
+        order.sort_by(|a, b| self.streams[*b].mean_logprob().total_cmp(&self.streams[*a].mean_logprob()));
+        for (place, sample) in order.into_iter().take(self.n).enumerate() {
+            for mut event in std::mem::take(&mut held[sample]) {
+                event.sample = place as u32;
+                if let Some(finish) = &mut event.finish {
+                    finish.last = place + 1 == self.n;
+                }
+                out.push_back(event);
+            }
+        }
+    }
+}

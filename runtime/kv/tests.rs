@@ -1,0 +1,69 @@
+use super::*;
+
+fn keys(chain: &KeyChain, salt: u64, blocks: &[[u32; 2]]) -> Vec<BlockKey> {
+    let mut key = chain.root(salt);
+    let mut next = |tokens: &[u32; 2]| {
+        key = chain.next(key, tokens);
+        key
+    };
+    blocks.iter().map(&mut next).collect()
+}
+
+#[test]
+fn a_key_covers_its_prefix_and_its_salt() {
+    let chain = KeyChain::default();
+    let a = keys(&chain, 0, &[[1, 2], [3, 4]]);
+    assert_eq!(a, keys(&chain, 0, &[[1, 2], [3, 4]]));
+    assert_ne!(a[1], keys(&chain, 0, &[[1, 9], [3, 4]])[1], "another prefix");
+    assert_ne!(a[0], keys(&chain, 1, &[[1, 2]])[0], "another salt");
+    assert_ne!(a[0], keys(&KeyChain::default(), 0, &[[1, 2]])[0], "another engine");
+}
+
+#[test]
+fn a_freed_block_is_found_again_until_it_is_taken() {
+    let chain = KeyChain::default();
+    let key = keys(&chain, 0, &[[1, 2], [3, 4]]);
+    let mut pool = BlockPool::new(3);
+    let [a, b] = [pool.take().unwrap(), pool.take().unwrap()];
+    pool.name(a, key[0]);
+    pool.name(b, key[1]);
+    pool.give(b);
+    pool.give(a);
+    assert_eq!((pool.free(), pool.find(key[0]), pool.find(key[1])), (3, Some(a), Some(b)));
+    assert_eq!(pool.claim(key[0]), Some(a));
+    pool.share(a);
+    pool.check([a, a].into_iter());
+    // The block that never held anything goes first, then the one that was freed first.
+    assert_eq!(pool.take(), Some(BlockId(2)));
+    assert_eq!(pool.take(), Some(b));
+    assert_eq!((pool.find(key[1]), pool.evictions(), pool.take()), (None, 1, None));
+}
+
+#[test]
+fn the_least_recently_used_is_forgotten_first_and_ends_before_beginnings() {
+    let chain = KeyChain::default();
+    let key = keys(&chain, 0, &[[1, 1], [2, 2], [3, 3], [4, 4]]);
+    let mut pool = BlockPool::new(4);
+    let ids: Vec<BlockId> = key.iter().map(|_| pool.take().unwrap()).collect();
+    ids.iter().zip(&key).for_each(|(id, key)| pool.name(*id, *key));
+    // Two sequences of two blocks each; then the first one's prefix is used again.
+    [1, 0, 3, 2].iter().for_each(|i| pool.give(ids[*i]));
+    pool.claim(key[0]).unwrap();
+    pool.give(ids[0]);
+    let taken: Vec<BlockId> = (0..4).map(|_| pool.take().unwrap()).collect();
+    assert_eq!(taken, [ids[1], ids[3], ids[2], ids[0]]);
+}
+
+#[test]
+fn equal_contents_have_one_name() {
+    let chain = KeyChain::default();
+    let key = keys(&chain, 0, &[[1, 2]])[0];
+    let mut pool = BlockPool::new(2);
+    let [a, b] = [pool.take().unwrap(), pool.take().unwrap()];
+    pool.name(a, key);
+    pool.name(b, key);
+    assert_eq!(pool.find(key), Some(a));
+    pool.give(b);
+    assert_eq!(pool.take(), Some(b), "a block without a name is taken at once");
+    pool.check([a, b].into_iter());
+}
