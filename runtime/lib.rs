@@ -10,6 +10,7 @@ pub mod engine;
 mod error;
 mod kv;
 pub mod load;
+pub mod metrics;
 pub mod model;
 pub mod perplexity;
 mod queue;

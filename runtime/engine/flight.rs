@@ -6,6 +6,7 @@
 use super::stream::{End, Stream};
 use super::{Event, Finish, FinishReason, Logprobs, Origin, Provenance, Request, RequestId, Timings};
 use crate::TokenId;
+use crate::metrics::Metrics;
 use crate::sampling::{SamplerScratch, logprobs};
 use crate::tokenizer::{Decoder, Tokenizer};
 use aieng_kernels::Device;
@@ -19,6 +20,17 @@ pub(super) struct Scratch {
     sampler: SamplerScratch,
     piece: String,
     text: String,
+    /// Time of this step that kernels took.
+    pub(super) kernel_time: Duration,
+}
+
+impl Scratch {
+    /// Runs a kernel and adds up its time.
+    pub(super) fn time_kernel(&mut self, kernel: impl FnOnce()) {
+        let begin = Instant::now();
+        kernel();
+        self.kernel_time += begin.elapsed();
+    }
 }
 
 /// What a request's samples need of the engine during one step.
@@ -27,6 +39,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     /// When the step's logits were there.
     pub(super) now: Instant,
+    pub(super) metrics: &'a Metrics,
     pub(super) scratch: &'a mut Scratch,
     /// Where events go.
     pub(super) out: &'a mut VecDeque<Event>,
@@ -134,41 +147,56 @@ impl Flight {
     }
 
     /// Notes that the first step computes something of it.
-    pub(super) fn start(&mut self, now: Instant, cached: usize) {
+    pub(super) fn start(&mut self, now: Instant, cached: usize, metrics: &Metrics) {
+        metrics.queue_time.record(now.saturating_duration_since(self.submitted));
+        metrics.prompt_tokens.add(self.prompt.len as u64);
         self.started = Some(now);
         self.cached = cached;
     }
 
     /// Draws the next token of `sample` from `logits` `[vocab]` and delivers it.
     pub(super) fn draw(&mut self, sample: usize, logits: &[f32], around: &mut Surroundings) -> Drawn {
-        let Surroundings { device, tokenizer, now, ref mut scratch, .. } = *around;
-        let Scratch { sampler, piece, text } = &mut **scratch;
+        let Surroundings { device, tokenizer, now, metrics, ref mut scratch, .. } = *around;
+        let Scratch { sampler, piece, text, kernel_time } = &mut **scratch;
         let stream = &mut self.streams[sample];
         sampler.banned.clear();
         if !stream.may_stop() {
             sampler.banned.extend(stream.stop_tokens(tokenizer));
         }
+        let begin = Instant::now();
         let (token, logprobs) = stream.sampler.draw(device, logits, sampler);
+        *kernel_time += begin.elapsed();
         if !logits[token.0 as usize].is_finite() {
             return Drawn::NotANumber;
         }
         stream.logprob += logprobs.as_ref().map_or(0.0, |l| f64::from(l.chosen.logprob));
         text.clear();
+        metrics.generation_tokens.add(1);
+        match stream.times {
+            None => metrics.time_to_first_token.record(now.saturating_duration_since(self.submitted)),
+            Some((_, last)) => metrics.inter_token_latency.record(now.saturating_duration_since(last)),
+        }
         let end = stream.push(token, now, tokenizer, piece, text);
         let mut event = self.event(sample, Origin::Output, Some(token), logprobs.filter(|_| self.logprobs), text);
-        event.finish = end.map(|end| self.finish(sample, end, None));
+        event.finish = end.map(|end| self.finish(sample, end, None, metrics));
         self.emit(sample, event, around.out);
         if end.is_none() { Drawn::Token(token) } else { Drawn::Last }
     }
 
     /// Ends all samples that have not ended.
-    pub(super) fn end(&mut self, reason: FinishReason, message: Option<&str>, out: &mut VecDeque<Event>) {
+    pub(super) fn end(
+        &mut self,
+        reason: FinishReason,
+        message: Option<&str>,
+        metrics: &Metrics,
+        out: &mut VecDeque<Event>,
+    ) {
         for sample in 0..self.streams.len() {
             if !self.streams[sample].ended {
                 let mut text = String::new();
                 self.streams[sample].end(&mut text);
                 let mut event = self.event(sample, Origin::Output, None, None, &text);
-                event.finish = Some(self.finish(sample, (reason, None), message));
+                event.finish = Some(self.finish(sample, (reason, None), message, metrics));
                 self.emit(sample, event, out);
             }
         }
@@ -225,7 +253,9 @@ impl Flight {
         Event { request: self.id, sample: sample as u32, origin, token, logprobs, text, finish: None }
     }
 
-    fn finish(&mut self, sample: usize, (reason, stop): End, message: Option<&str>) -> Box<Finish> {
+    fn finish(&mut self, sample: usize, (reason, stop): End, message: Option<&str>, metrics: &Metrics) -> Box<Finish> {
+        metrics.finish(reason);
+        metrics.e2e_latency.record(self.submitted.elapsed());
         self.open -= 1;
         let stream = &self.streams[sample];
         let first = stream.times.map(|(first, _)| first);

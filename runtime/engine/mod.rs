@@ -21,6 +21,7 @@ pub use request::{
 
 use crate::chat::ChatTemplate;
 use crate::load::Metadata;
+use crate::metrics::{Metrics, Snapshot};
 use crate::model::Model;
 use crate::queue::Queue;
 use crate::tokenizer::Tokenizer;
@@ -58,6 +59,7 @@ struct Shared {
     abandoned: AtomicBool,
     /// The step thread is gone, and all its events are queued.
     ended: AtomicBool,
+    metrics: Metrics,
     /// What poisoned the engine.
     panic: OnceLock<String>,
 }
@@ -73,6 +75,7 @@ impl Shared {
             shutdown: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            metrics: Metrics::default(),
             panic: OnceLock::new(),
         }
     }
@@ -158,12 +161,26 @@ impl Engine {
         self.sizes.vocab
     }
 
+    /// What the engine counts and measures, as of its last step. Any thread; takes no lock.
+    pub fn metrics(&self) -> Snapshot {
+        self.shared.metrics.snapshot()
+    }
+
     /// Queues a request; never waits. Any thread.
     ///
     /// Errors: [`Error::InvalidArgument`] for an empty or too long prompt, an id outside the vocabulary or a parameter
     /// out of range; [`Error::Busy`] when `max_requests` are in flight; [`Error::Closed`] after shutdown or a panic.
     pub fn submit(&self, request: Request) -> Result<RequestId> {
-        self.check(&request)?;
+        let result = self.check(&request).and_then(|()| self.enqueue(request));
+        match &result {
+            Err(Error::Busy(_)) => self.shared.metrics.rejected_busy.add_shared(),
+            Err(Error::InvalidArgument(_)) => self.shared.metrics.rejected_invalid.add_shared(),
+            _ => {}
+        }
+        result
+    }
+
+    fn enqueue(&self, request: Request) -> Result<RequestId> {
         let shared = &*self.shared;
         if shared.shutdown.load(Ordering::SeqCst) {
             return Err(shared.closed());

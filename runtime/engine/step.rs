@@ -80,6 +80,7 @@ impl<E: Executor> StepLoop<E> {
             seed: (0, 0),
             determinism: "batch-invariant",
         };
+        shared.metrics.kv_blocks.set(sizes.blocks as u64);
         StepLoop {
             executor,
             scheduler,
@@ -137,6 +138,7 @@ impl<E: Executor> StepLoop<E> {
         let waiting_for_room = !self.pending.is_empty();
         let ready = self.scheduler.ready(self.beginning.elapsed());
         if (ready != Ready::Now || waiting_for_room) && !stopped() {
+            self.publish_state();
             let wake = || stopped() || (waiting_for_room && shared.events.room() > 0);
             if let Some(command) = shared.commands.pop_wait(self.patience(ready), wake) {
                 self.obey(command);
@@ -188,24 +190,25 @@ impl<E: Executor> StepLoop<E> {
 
     /// One step: schedule, execute, sample, deliver.
     fn step(&mut self) {
-        let step = self.scheduler.schedule(self.beginning.elapsed());
+        let now = Instant::now();
+        let step = self.scheduler.schedule(now - self.beginning);
         if step.batch.is_empty() {
             return;
         }
-        let now = Instant::now();
         for started in step.started {
             let (id, _) = request(started.seq);
             if let Some(flight) = self.flights.get_mut(&id) {
-                flight.start(now, started.cached);
+                flight.start(now, started.cached, &self.shared.metrics);
             }
         }
-        self.executor.execute(step.batch);
         self.rows.clear();
         self.rows.extend_from_slice(step.rows);
+        self.scratch.kernel_time = Duration::ZERO;
+        self.scratch.time_kernel(|| self.executor.execute(step.batch));
         let window = self.executor.logits_rows();
         for first in (0..self.rows.len()).step_by(window) {
             let last = self.rows.len().min(first + window);
-            self.executor.compute_logits(first..last);
+            self.scratch.time_kernel(|| self.executor.compute_logits(first..last));
             let now = Instant::now();
             for i in first..last {
                 self.deliver(self.rows[i], i - first, now);
@@ -215,15 +218,38 @@ impl<E: Executor> StepLoop<E> {
             self.end(id, FinishReason::Error, Some("the model's logits are not finite numbers"));
         }
         self.flush();
+        self.record(now);
+    }
+
+    /// Counts a step that began at `begin`.
+    fn record(&self, begin: Instant) {
+        let metrics = &self.shared.metrics;
+        metrics.steps.add(1);
+        metrics.kernel_nanoseconds.add(self.scratch.kernel_time.as_nanos() as u64);
+        metrics.step_nanoseconds.add(begin.elapsed().as_nanos() as u64);
+        self.publish_state();
+    }
+
+    /// Shows the scheduler's state.
+    fn publish_state(&self) {
+        let (metrics, stats) = (&self.shared.metrics, self.scheduler.stats());
+        metrics.running.set(stats.running as u64);
+        metrics.waiting.set(stats.waiting as u64);
+        metrics.kv_blocks_used.set(stats.used_blocks as u64);
+        metrics.prefix_queries.set(stats.prefix_queries);
+        metrics.prefix_hits.set(stats.prefix_hits);
+        metrics.evictions.set(stats.evictions);
+        metrics.preemptions.set(stats.preemptions);
     }
 
     /// Takes in row `row`, whose logits are number `index` of those computed last.
     fn deliver(&mut self, row: Row, index: usize, now: Instant) {
         let (id, sample) = request(row.seq);
-        let StepLoop { executor, scheduler, tokenizer, flights, pending, failed, scratch, .. } = self;
+        let StepLoop { executor, scheduler, tokenizer, shared, flights, pending, failed, scratch, .. } = self;
         let Some(flight) = flights.get_mut(&id).filter(|_| !failed.contains(&id)) else { return };
         let logits = executor.logits(index);
-        let mut around = Surroundings { device: executor.device(), tokenizer, now, scratch, out: pending };
+        let mut around =
+            Surroundings { device: executor.device(), tokenizer, now, metrics: &shared.metrics, scratch, out: pending };
         if !row.sample {
             if !flight.score(row.position as usize, logits, &mut around) {
                 failed.push(id);
@@ -259,7 +285,7 @@ impl<E: Executor> StepLoop<E> {
         for sample in (0..flight.candidates()).filter(|sample| !flight.has_ended(*sample)) {
             self.scheduler.remove(sequence(id, sample));
         }
-        flight.end(reason, message, &mut self.pending);
+        flight.end(reason, message, &self.shared.metrics, &mut self.pending);
         self.flush();
     }
 
@@ -289,7 +315,7 @@ impl<E: Executor> StepLoop<E> {
         ids.sort_unstable();
         for id in ids {
             if let Some(mut flight) = self.flights.remove(&id) {
-                flight.end(reason, message, &mut self.pending);
+                flight.end(reason, message, &self.shared.metrics, &mut self.pending);
                 self.flush();
             }
         }

@@ -48,13 +48,11 @@ impl BlockPool {
         self.free
     }
 
-    #[cfg_attr(not(test), allow(dead_code))]
     /// Blocks that somebody owns.
     pub fn used(&self) -> usize {
         self.blocks.len() - self.free
     }
 
-    #[cfg_attr(not(test), allow(dead_code))]
     /// Blocks that were taken while their content still had a key.
     pub fn evictions(&self) -> u64 {
         self.evictions

@@ -207,7 +207,6 @@ impl Scheduler {
     }
 
     /// The present state and the counts.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the metrics"))]
     pub fn stats(&self) -> Stats {
         Stats {
             running: self.running.iter().filter(|s| !s.ended).count() + self.forked.len(),

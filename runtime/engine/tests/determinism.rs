@@ -39,7 +39,7 @@ fn delivered(samples: Vec<Sample>) -> Vec<(Output, Output)> {
 #[test]
 fn company_chunks_caches_preemption_and_threads_change_no_bit() {
     let mut r = Random::new("determinism");
-    let mut hits = 0;
+    let (mut preemptions, mut hits) = (0, 0);
     for round in 0..6 {
         let requests = requests(&mut r);
         let expected = alone(&requests);
@@ -63,7 +63,8 @@ fn company_chunks_caches_preemption_and_threads_change_no_bit() {
                 hits += samples[0].finish.as_ref().unwrap().cached_tokens;
                 assert_eq!(delivered(samples), expected[i], "round {round}, {:?}, {config:?}", requests[i]);
             }
+            preemptions += engine.metrics().preemptions;
         }
     }
-    assert!(hits > 0, "no token came from the cache");
+    assert!(preemptions > 0 && hits > 0, "{preemptions} preemptions, {hits} tokens from the cache");
 }
