@@ -6,6 +6,7 @@ mod config;
 mod executor;
 mod flight;
 mod request;
+mod simulated;
 mod step;
 mod stream;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub use request::{
     Event, Finish, FinishReason, Logprobs, MAX_PRIORITY, MAX_SAMPLES, Origin, Provenance, Request, RequestId,
     StopCause, Timings, TokenLogprob,
 };
+pub use simulated::SimulatedCost;
 
 use crate::chat::ChatTemplate;
 use crate::load::Metadata;

@@ -102,7 +102,7 @@ impl<E: Executor> StepLoop<E> {
     /// Steps until shutdown.
     pub(super) fn run(mut self) {
         self.executor.device().pin_caller();
-        let (reason, message) = match catch_unwind(AssertUnwindSafe(|| self.turns())) {
+        let (reason, message) = match catch_unwind(AssertUnwindSafe(|| while self.turn() {})) {
             Ok(()) => (FinishReason::Cancelled, None),
             Err(panic) => {
                 let what = panic_message(&*panic);
@@ -118,12 +118,13 @@ impl<E: Executor> StepLoop<E> {
         self.shared.events.wake();
     }
 
-    fn turns(&mut self) {
-        while self.take_commands() {
-            if self.pending.is_empty() {
-                self.step();
-            }
+    /// Takes in commands and makes a step; sleeps while there is nothing to do. Returns whether to go on.
+    pub(super) fn turn(&mut self) -> bool {
+        let go_on = self.take_commands();
+        if go_on && self.pending.is_empty() {
+            self.step();
         }
+        go_on
     }
 
     /// Takes in what callers want; sleeps while there is nothing to do. Returns whether to go on.

@@ -1,6 +1,7 @@
 //! Tiny models of every architecture with random weights, for tests: real files, real formats, a real vocabulary.
 
 use crate::load::writer::GgufWriter;
+use crate::tokenizer::BYTE_CHARS;
 use aieng_kernels::DType;
 
 /// Architectures that [`gguf`] makes.
@@ -55,7 +56,7 @@ pub fn gguf(architecture: &str, layers: usize, seed: u64) -> GgufWriter {
 
 fn metadata(architecture: &str, layers: usize) -> GgufWriter {
     let key = |key: &str| format!("{architecture}.{key}");
-    let tokens: Vec<String> = (0..=255u8).map(byte_symbol).chain(SPECIAL.map(str::to_owned)).collect();
+    let tokens: Vec<String> = BYTE_CHARS.iter().map(char::to_string).chain(SPECIAL.map(str::to_owned)).collect();
     let types: Vec<i32> = (0..VOCAB).map(|i| if i < 256 { 1 } else { 3 }).collect();
     GgufWriter::new()
         .string("general.architecture", architecture)
@@ -78,14 +79,6 @@ fn metadata(architecture: &str, layers: usize) -> GgufWriter {
         .strings::<&str>("tokenizer.ggml.merges", &[])
         .u32("tokenizer.ggml.eos_token_id", 258)
         .string("tokenizer.chat_template", "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")
-}
-
-/// GPT-2's printable stand-in for a byte.
-fn byte_symbol(byte: u8) -> String {
-    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let code =
-        if printable(byte) { u32::from(byte) } else { 256 + (0..byte).filter(|b| !printable(*b)).count() as u32 };
-    char::from_u32(code).map(String::from).unwrap_or_default()
 }
 
 struct Weights {

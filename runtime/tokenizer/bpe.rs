@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 const MERGES: &str = "tokenizer.ggml.merges";
 
 /// The character that spells each byte: itself where it is printable Latin-1, else the next free one from U+0100.
-const BYTE_CHARS: [char; 256] = {
+pub(crate) const BYTE_CHARS: [char; 256] = {
     let mut chars = ['\0'; 256];
     let (mut byte, mut free) = (0, 0x100);
     while byte < 256 {

@@ -23,6 +23,7 @@ use spm::Spm;
 use std::fmt;
 use vocab::{Kind, Vocab};
 
+pub(crate) use bpe::BYTE_CHARS;
 pub use decoder::Decoder;
 
 const MODEL: &str = "tokenizer.ggml.model";

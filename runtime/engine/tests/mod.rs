@@ -1,5 +1,6 @@
 mod determinism;
 mod features;
+mod steady;
 
 use super::*;
 use crate::TokenId;
