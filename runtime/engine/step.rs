@@ -335,11 +335,12 @@ impl<E: Executor> StepLoop<E> {
     /// Moves pending events into the queue while there is room.
     fn flush(&mut self) {
         while let Some(event) = self.pending.pop_front() {
-            let last = event.finish.as_ref().is_some_and(|f| f.last);
-            match self.shared.events.push(event) {
-                Ok(()) if last => drop(self.shared.in_flight.fetch_sub(1, Ordering::SeqCst)),
-                Ok(()) => {}
-                Err(event) => return self.pending.push_front(event),
+            // Before the event is there: who sees a request's end may submit the next one.
+            let places = usize::from(event.finish.as_ref().is_some_and(|f| f.last));
+            self.shared.in_flight.fetch_sub(places, Ordering::SeqCst);
+            if let Err(event) = self.shared.events.push(event) {
+                self.shared.in_flight.fetch_add(places, Ordering::SeqCst);
+                return self.pending.push_front(event);
             }
         }
     }

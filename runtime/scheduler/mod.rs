@@ -281,9 +281,11 @@ impl Scheduler {
 
     /// Moves sequences from waiting to running while the policy, the batch, the budget and the pool have room.
     fn admit(&mut self, now: Duration) {
-        let most = match self.config.policy {
-            Policy::Continuous => self.config.sequences,
-            Policy::Dynamic { size, .. } | Policy::Static { size } => size.min(self.config.sequences),
+        // How many may run, and how many tokens of their prompts may be waiting to be computed: more would only hold
+        // places, unless the batch has to be complete at once.
+        let (most, most_tokens) = match self.config.policy {
+            Policy::Continuous => (self.config.sequences, self.config.batch_tokens),
+            Policy::Dynamic { size, .. } | Policy::Static { size } => (size.min(self.config.sequences), usize::MAX),
         };
         // Nothing new joins what runs to its end; only what was preempted comes back.
         let closed = match self.config.policy {
@@ -292,7 +294,7 @@ impl Scheduler {
         };
         let mut prompt_tokens: usize = self.running.iter().map(|s| s.left() - 1).sum();
         let mut promised: usize = self.running.iter().map(|s| self.blocks_for(s.tokens.len()) - s.blocks.len()).sum();
-        while self.running.len() < most && prompt_tokens < self.config.batch_tokens {
+        while self.running.len() < most && prompt_tokens < most_tokens {
             let Some(next) = self.waiting.peek() else { return };
             if closed && !next.started {
                 return;

@@ -13,6 +13,7 @@ mod interrupt;
 mod models;
 mod output;
 mod perplexity;
+mod plot;
 mod progress;
 mod pull;
 mod run;

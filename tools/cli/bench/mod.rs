@@ -6,6 +6,7 @@
 
 mod counts;
 mod report;
+mod serve;
 
 use crate::args::{DeviceName, IsaName, ModelArgs, device_config, load_model};
 use crate::failure::{Failure, Result};
@@ -15,15 +16,20 @@ use aieng_runtime::TokenId;
 use aieng_runtime::engine::{Engine, EngineConfig, Request};
 use aieng_runtime::load::Gguf;
 use aieng_runtime::sampling::SamplingParams;
-use clap::Args;
+use clap::{Args, Subcommand};
 use counts::Counts;
 use report::{Format, Report, Row};
 use std::time::Instant;
 
 /// Measure a model's speed
 #[derive(Debug, Args)]
-#[command(after_help = "Numbers can be lists and ranges: 128,512 or 1-4 or 128-512+128 or 1-64*2.")]
+#[command(
+    after_help = "Numbers can be lists and ranges: 128,512 or 1-4 or 128-512+128 or 1-64*2.",
+    args_conflicts_with_subcommands = true
+)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
     #[command(flatten)]
     model: ModelArgs,
     /// Prompt lengths; 0 leaves the test out
@@ -58,8 +64,16 @@ pub struct BenchArgs {
     csv: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    Serve(Box<serve::ServeArgs>),
+}
+
 /// Runs the command.
-pub fn run(args: BenchArgs) -> Result<()> {
+pub fn run(mut args: BenchArgs) -> Result<()> {
+    if let Some(BenchCommand::Serve(serve)) = args.command.take() {
+        return serve::run(*serve);
+    }
     let tests = tests(&args)?;
     let configs = configs(&args, &tests)?;
     let path = args.model.file()?;
@@ -197,7 +211,7 @@ fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
 }
 
 /// Steele, Lea and Flood's generator: enough for token ids that are different each time and the same each day.
-struct SplitMix64(u64);
+struct SplitMix64(pub u64);
 
 impl SplitMix64 {
     fn next(&mut self) -> u64 {
@@ -205,6 +219,11 @@ impl SplitMix64 {
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// From 0 up to but not 1.
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
