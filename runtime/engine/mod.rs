@@ -29,6 +29,7 @@ use crate::queue::Queue;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 use aieng_kernels::BLOCK_TOKENS;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -249,6 +250,31 @@ impl Engine {
             None if ended() => Err(shared.closed()),
             None => Ok(None),
         }
+    }
+
+    /// As [`Engine::next`], for up to `most` events at once, which are appended to `events`. Returns how many came; 0 after
+    /// the timeout.
+    pub fn next_many(&self, events: &mut Vec<Event>, most: usize, timeout: Option<Duration>) -> Result<usize> {
+        let before = events.len();
+        if most > 0 {
+            events.extend(self.next(timeout)?);
+        }
+        while events.len() > before && events.len() - before < most {
+            match self.shared.events.pop() {
+                Some(event) => events.push(event),
+                None => break,
+            }
+        }
+        Ok(events.len() - before)
+    }
+
+    /// A descriptor that poll(2), epoll(7) and their like call readable while there may be events. Once it is, take events
+    /// until there are none, with a timeout of 0: only then does it become unreadable again. It lives as long as the
+    /// engine; to read, write or close it is an error.
+    ///
+    /// Errors: the system's, if it has no descriptor left.
+    pub fn event_fd(&self) -> std::io::Result<BorrowedFd<'_>> {
+        self.shared.events.descriptor()
     }
 
     /// Ends every request with [`FinishReason::Cancelled`]; later submits are [`Error::Closed`]. Dropping does the same

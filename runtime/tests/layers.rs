@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 /// (file or folder, what its sources may not contain)
-const RULES: [(&str, &[&str]); 7] = [
+const RULES: [(&str, &[&str]); 8] = [
     (
         "scheduler",
         &["crate::model", "crate::engine", "crate::tokenizer", "crate::sampling", "aieng_kernels", "Instant"],
     ),
     ("kv", &["crate::model", "crate::engine", "crate::scheduler", "aieng_kernels"]),
     ("model", &["crate::scheduler", "crate::kv", "crate::queue"]),
+    ("queue", &["crate::"]),
     ("load", &["crate::model", "crate::engine", "crate::scheduler"]),
     ("sampling", &["crate::scheduler", "crate::model"]),
     ("model/forward.rs", &["llama", "qwen", "gemma", "architecture =="]),
@@ -43,11 +44,11 @@ fn modules_know_only_what_they_should() {
 }
 
 #[test]
-fn unsafe_code_stands_in_one_file() {
+fn unsafe_code_stands_in_two_places() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let allowed = root.join("load/map.rs");
-    for source in sources(root).iter().filter(|s| **s != allowed && !s.ends_with("tests/layers.rs")) {
+    let allowed = ["load/map.rs", "queue/ring.rs", "queue/sync.rs", "tests/layers.rs"].map(|path| root.join(path));
+    for source in sources(root).iter().filter(|s| !allowed.contains(s)) {
         let text = std::fs::read_to_string(source).expect("a source is text");
-        assert!(!text.contains("unsafe {") && !text.contains("allow(unsafe_code)"), "{}", source.display());
+        assert!(!text.contains("unsafe {") && !text.contains("unsafe impl"), "{}", source.display());
     }
 }

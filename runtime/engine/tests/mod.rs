@@ -1,6 +1,7 @@
 mod determinism;
 mod features;
 mod steady;
+mod stress;
 
 use super::*;
 use crate::TokenId;
