@@ -25,6 +25,7 @@ usage: cargo xtask COMMAND
 
   check        formatting, lints, documentation, the C ABI, and the tests that need no model
   test         the same, and all tests on the release build, models fetched first
+  soak         ten minutes of random load on the engine (AIENG_SOAK_SECONDS sets another time)
   abi          write ffi/abi.rs from include/aieng.h
   abi --check  only compare
 ";
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let report = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check"] => check(),
         ["test"] => test(),
+        ["soak"] => soak(),
         ["abi"] => one("abi", abi::write()),
         ["abi", "--check"] => one("abi", abi::compare()),
         _ => {
@@ -81,6 +83,18 @@ fn check() -> Report {
     look_at_sources(&mut report);
     report.section("tests, dev build, no models");
     libtest::run(&mut report, &[], &cargo::Environment::without_models());
+    report
+}
+
+fn soak() -> Report {
+    let mut report = Report::default();
+    let environment = models::fetch(&mut report);
+    report.step("soak", || {
+        let args = ["test", "--release", "-p", "aieng-runtime", "--test", "soak", "--", "--ignored", "--nocapture"];
+        let mut command = cargo::cargo(&args);
+        environment.apply(&mut command);
+        cargo::finish(&mut command)
+    });
     report
 }
 
