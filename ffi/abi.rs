@@ -39,6 +39,8 @@ pub type aieng_kv_type = u32;
 pub const AIENG_KV_AUTO: _bindgen_ty_4 = 0;
 pub const AIENG_KV_F32: _bindgen_ty_4 = 1;
 pub const AIENG_KV_F16: _bindgen_ty_4 = 2;
+pub const AIENG_KV_BF16: _bindgen_ty_4 = 3;
+pub const AIENG_KV_Q8: _bindgen_ty_4 = 4;
 pub type _bindgen_ty_4 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]

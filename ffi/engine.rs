@@ -6,7 +6,7 @@ use crate::handle::{Missing, Ref, Table};
 use crate::input::{invalid, known_flags, read};
 
 use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig};
-use aieng_runtime::{DType, Error, Isa, Result};
+use aieng_runtime::{Error, Isa, KvDType, Result};
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -65,8 +65,10 @@ fn engine_config(config: &aieng_engine_config) -> Result<EngineConfig> {
     };
     let kv_dtype = match config.kv_type {
         AIENG_KV_AUTO => None,
-        AIENG_KV_F32 => Some(DType::F32),
-        AIENG_KV_F16 => Some(DType::F16),
+        AIENG_KV_F32 => Some(KvDType::F32),
+        AIENG_KV_F16 => Some(KvDType::F16),
+        AIENG_KV_BF16 => Some(KvDType::BF16),
+        AIENG_KV_Q8 => Some(KvDType::Q8),
         other => return Err(invalid(format!("config.kv_type: {other} is no aieng_kv_type"))),
     };
     let default = EngineConfig::default();

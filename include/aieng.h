@@ -170,7 +170,10 @@ enum {
   /** F32 on the reference device, F16 elsewhere. */
   AIENG_KV_AUTO = 0,
   AIENG_KV_F32 = 1,
-  AIENG_KV_F16 = 2
+  AIENG_KV_F16 = 2,
+  AIENG_KV_BF16 = 3,
+  /** 8-bit codes with a scale a token and head: about half of F16. */
+  AIENG_KV_Q8 = 4
 };
 
 /** In aieng_engine_config.flags: leave the placing of the worker threads to the operating system. */

@@ -31,7 +31,7 @@ pub use buffer::{AlignedBuffer, Bytes, Floats};
 pub use cpu::{Cpu, Isa};
 pub use device::Device;
 pub use embed::embed;
-pub use kv_write::{KvCache, kv_write};
+pub use kv_write::{KvCache, KvDType, kv_write};
 pub use linear::{Scratch, Weight, linear};
 pub use quant::DType;
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_in_place};

@@ -27,7 +27,7 @@ pub mod bench {
     pub use crate::queue::Queue;
 }
 
-pub use aieng_kernels::{DType, Isa};
+pub use aieng_kernels::{DType, Isa, KvDType};
 pub use error::{Error, Result};
 
 /// Index of a token in the model's vocabulary.

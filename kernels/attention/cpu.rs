@@ -6,8 +6,8 @@
 
 use super::{AttentionParams, MAX_HEAD_DIM, Sequence, Sequences};
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, exp, sigmoid};
-use crate::kv_write::{KvElement, KvF16, KvF32};
-use crate::{BLOCK_TOKENS, DType, KvCache, Tensor, TensorMut};
+use crate::kv_write::{KvBf16, KvElement, KvF16, KvF32, KvQ8};
+use crate::{BLOCK_TOKENS, KvCache, KvDType, Tensor, TensorMut};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -76,8 +76,10 @@ impl Tiles<'_> {
         // SAFETY: Isa::run vouches for the instruction set; the cache's elements have the type that is named.
         unsafe {
             match self.cache.dtype() {
-                DType::F32 => self.rows::<S, KvF32>(sequence, kv_head, rows),
-                _ => self.rows::<S, KvF16>(sequence, kv_head, rows),
+                KvDType::F32 => self.rows::<S, KvF32>(sequence, kv_head, rows),
+                KvDType::F16 => self.rows::<S, KvF16>(sequence, kv_head, rows),
+                KvDType::BF16 => self.rows::<S, KvBf16>(sequence, kv_head, rows),
+                KvDType::Q8 => self.rows::<S, KvQ8>(sequence, kv_head, rows),
             }
         }
     }
@@ -132,11 +134,11 @@ impl Tiles<'_> {
             }
             let start = state.visible.iter().map(|v| v.start).min().unwrap_or(0);
             let end = state.visible.iter().map(|v| v.end).max().unwrap_or(0);
-            let layer: *const E::Bits = self.cache.layer(self.layer).as_ptr().cast();
+            let (layer, layout) = (self.cache.layer(self.layer).as_ptr(), self.cache.layout(self.layer));
             for b in start / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS) {
                 let block = sequence.blocks[b] as usize;
-                let keys = layer.add(KvCache::keys_at(shape, block, kv_head));
-                let values = layer.add(KvCache::values_at(shape, block, kv_head));
+                let keys = layer.add(layout.keys_at(block, kv_head)).cast();
+                let values = layer.add(layout.values_at(block, kv_head)).cast();
                 state.block::<E>(b * BLOCK_TOKENS, keys, values, self.params.softcap);
             }
             for r in 0..count {
@@ -215,6 +217,12 @@ impl<S: Simd, const R: usize> State<S, R> {
                     scores[r] = S::fma(k, S::splat(*q[r].add(d)), scores[r]);
                 }
             }
+            if E::SCALED {
+                let scale = S::load(keys.add(self.dim * BLOCK_TOKENS).cast());
+                for r in 0..R {
+                    scores[r] = S::mul(scores[r], scale);
+                }
+            }
             let mut weights = [[0.0f32; LANES]; R];
             // Tokens that some row sees: from the first to before the last.
             let (mut first, mut last) = (LANES, 0);
@@ -223,7 +231,12 @@ impl<S: Simd, const R: usize> State<S, R> {
                 let to = self.visible[r].end.clamp(position, position + LANES) - position;
                 if from < to {
                     (first, last) = (first.min(from), last.max(to));
-                    let w = self.weigh(r, scores[r], from, to, softcap);
+                    let mut w = self.weigh(r, scores[r], from, to, softcap);
+                    if E::SCALED {
+                        // Slots that hold nothing may have any scale.
+                        let scale = S::load(values.add(self.dim * BLOCK_TOKENS).cast());
+                        w = S::select_range(from, to, S::mul(w, scale), S::splat(0.0));
+                    }
                     S::store(weights[r].as_mut_ptr(), w);
                 }
             }

@@ -1,8 +1,8 @@
 //! The oracle: scores of all visible positions, a plain softmax in f64, a weighted sum.
 
 use super::{AttentionParams, Sequence, Sequences};
-use crate::{BLOCK_TOKENS, DType, KvCache, Tensor, TensorMut};
-use half::f16;
+use crate::kv_write::read;
+use crate::{BLOCK_TOKENS, KvCache, Tensor, TensorMut};
 
 pub fn attention(
     q: Tensor,
@@ -13,11 +13,7 @@ pub fn attention(
     out: &mut TensorMut,
 ) {
     let shape = cache.shape(layer);
-    let (dim, group) = (shape.head_dim, params.heads / shape.heads);
-    let element = |i: usize| match cache.dtype() {
-        DType::F32 => f64::from(bytemuck::cast_slice::<u8, f32>(cache.layer(layer))[i]),
-        _ => bytemuck::cast_slice::<u8, f16>(cache.layer(layer))[i].to_f64(),
-    };
+    let (dim, group, layout) = (shape.head_dim, params.heads / shape.heads, cache.layout(layer));
     for s in 0..sequences.context_lens.len() {
         let sequence = Sequence::new(&sequences, s);
         for token in 0..sequence.q_len {
@@ -26,12 +22,12 @@ pub fn attention(
                 let row = sequence.q_start + token;
                 let q = &q.row(row)[head * dim..][..dim];
                 let key = |j: usize, d: usize| {
-                    let block = sequence.blocks[j / BLOCK_TOKENS] as usize;
-                    element(KvCache::keys_at(shape, block, head / group) + d * BLOCK_TOKENS + j % BLOCK_TOKENS)
+                    let (block, token) = (sequence.blocks[j / BLOCK_TOKENS] as usize, j % BLOCK_TOKENS);
+                    read(cache, layer, layout.keys_at(block, head / group), d * BLOCK_TOKENS + token, token)
                 };
                 let value = |j: usize, d: usize| {
-                    let block = sequence.blocks[j / BLOCK_TOKENS] as usize;
-                    element(KvCache::values_at(shape, block, head / group) + j % BLOCK_TOKENS * dim + d)
+                    let (block, token) = (sequence.blocks[j / BLOCK_TOKENS] as usize, j % BLOCK_TOKENS);
+                    read(cache, layer, layout.values_at(block, head / group), token * dim + d, token)
                 };
                 let score = |j: usize| {
                     let s = (0..dim).map(|d| f64::from(q[d]) * key(j, d)).sum::<f64>() * f64::from(params.scale);

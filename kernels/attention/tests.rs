@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{Matrix, Rng, assert_close, cpus, devices};
-use crate::{DType, kv_write, kv_write::KvShape};
+use crate::{KvDType, kv_write, kv_write::KvShape};
 
 struct Case {
     heads: usize,
@@ -37,7 +37,7 @@ struct Setup {
 }
 
 impl Setup {
-    fn new(case: &Case, dtype: DType, seed: u64) -> Setup {
+    fn new(case: &Case, dtype: KvDType, seed: u64) -> Setup {
         let mut rng = Rng::new(seed);
         let shape = KvShape { heads: case.kv_heads, head_dim: case.dim };
         let blocks: usize = case.sequences.iter().map(|s| s.1.div_ceil(BLOCK_TOKENS)).sum::<usize>() + 3;
@@ -84,7 +84,7 @@ impl Setup {
 #[test]
 fn matches_the_reference() {
     for (i, case) in CASES.iter().enumerate() {
-        for dtype in [DType::F32, DType::F16] {
+        for dtype in KvDType::ALL {
             let setup = Setup::new(case, dtype, i as u64);
             let want = setup.run(&Device::Reference);
             for device in cpus() {
@@ -98,19 +98,21 @@ fn matches_the_reference() {
 /// The last token of a chunk of many gets the same bits as when it comes alone.
 #[test]
 fn a_row_does_not_depend_on_its_chunk() {
-    for (i, case) in CASES.iter().enumerate() {
-        let setup = Setup::new(case, DType::F16, i as u64);
+    let cases =
+        KvDType::ALL.into_iter().flat_map(|dtype| CASES.iter().enumerate().map(move |(i, case)| (dtype, i, case)));
+    for (dtype, i, case) in cases {
+        let setup = Setup::new(case, dtype, i as u64);
         for device in devices() {
             let whole = setup.run(&device);
             let last_rows: Vec<usize> = setup.cu_seqlens_q[1..].iter().map(|end| *end as usize - 1).collect();
-            let mut alone = Setup::new(case, DType::F16, i as u64);
+            let mut alone = Setup::new(case, dtype, i as u64);
             let rows: Vec<f32> = last_rows.iter().flat_map(|r| setup.q.view().row(*r).to_vec()).collect();
             alone.q = Matrix::from_rows(&rows, last_rows.len(), setup.q.cols());
             alone.cu_seqlens_q = (0..=last_rows.len() as u32).collect();
             let out = alone.run(&device);
             for (r, row) in last_rows.iter().enumerate() {
                 let bits = |m: &Matrix, r: usize| m.view().row(r).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(&out, r), bits(&whole, *row), "case {i} on {}", device.name());
+                assert_eq!(bits(&out, r), bits(&whole, *row), "case {i} {} on {}", dtype.name(), device.name());
             }
         }
     }

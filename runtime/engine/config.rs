@@ -2,7 +2,7 @@
 
 use crate::scheduler::Policy;
 use crate::{Error, Result};
-use aieng_kernels::{DType, Isa};
+use aieng_kernels::{Isa, KvDType};
 use std::time::Duration;
 
 /// Where the model runs.
@@ -31,8 +31,8 @@ pub struct EngineConfig {
     pub max_batch_tokens: usize,
     /// KV cache size in tokens, rounded up to blocks, shared by all sequences; 0 takes `context`.
     pub kv_tokens: usize,
-    /// F32 or F16; `None` takes F32 on the reference device and F16 elsewhere.
-    pub kv_dtype: Option<DType>,
+    /// Element format of the KV cache; `None` takes F32 on the reference device and F16 elsewhere.
+    pub kv_dtype: Option<KvDType>,
     /// Requests accepted and not yet finished; one more is [`Error::Busy`].
     pub max_requests: usize,
     /// When waiting requests join the batch.
@@ -85,9 +85,6 @@ impl EngineConfig {
         for (tenant, weight) in &self.tenant_weights {
             within(&format!("weight of tenant {tenant}"), *weight as usize, 1, 1000)?;
         }
-        match self.kv_dtype {
-            None | Some(DType::F32 | DType::F16) => Ok(()),
-            Some(other) => Err(Error::InvalidArgument(format!("kv_dtype: {} is not F32 or F16", other.name()))),
-        }
+        Ok(())
     }
 }

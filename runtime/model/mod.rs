@@ -19,7 +19,7 @@ use crate::load::Gguf;
 use crate::{Error, Result};
 use aieng_kernels::cpu::Pool;
 use aieng_kernels::kv_write::KvShape;
-use aieng_kernels::{BLOCK_TOKENS, Cpu, DType, Device, Isa, KvCache};
+use aieng_kernels::{BLOCK_TOKENS, Cpu, Device, Isa, KvCache, KvDType};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl Model {
             return Err(Error::InvalidArgument(format!("context: {context} is above the model's {}", spec.context)));
         }
         let kv_tokens = if config.kv_tokens == 0 { context } else { config.kv_tokens };
-        let default_dtype = if matches!(device, Device::Reference) { DType::F32 } else { DType::F16 };
+        let default_dtype = if matches!(device, Device::Reference) { KvDType::F32 } else { KvDType::F16 };
         let shapes = spec.layers.iter().map(|l| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim });
         let dtype = config.kv_dtype.unwrap_or(default_dtype);
         let cache = KvCache::new(dtype, shapes.collect(), kv_tokens.div_ceil(BLOCK_TOKENS)).map_err(|e| {

@@ -53,8 +53,7 @@ fn a_config_out_of_range_is_named() {
         (EngineConfig { context: 1000, ..base.clone() }, "context: 1000 is above the model's 256"),
         (EngineConfig { max_sequences: 0, ..base.clone() }, "max_sequences: 0"),
         (EngineConfig { max_batch_tokens: 2, ..base.clone() }, "max_batch_tokens: 2"),
-        (EngineConfig { threads: 5000, ..base.clone() }, "threads: 5000"),
-        (EngineConfig { kv_dtype: Some(DType::Q8_0), ..base }, "kv_dtype: Q8_0"),
+        (EngineConfig { threads: 5000, ..base }, "threads: 5000"),
     ];
     for (config, want) in cases {
         let message = load(&file, &config).unwrap_err().to_string();

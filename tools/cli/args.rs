@@ -8,7 +8,7 @@ use crate::pull::command::model_file;
 use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig};
 use aieng_runtime::model::Model;
 use aieng_runtime::sampling::SamplingParams;
-use aieng_runtime::{Isa, TokenId};
+use aieng_runtime::{Isa, KvDType, TokenId};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -73,13 +73,38 @@ pub struct DeviceArgs {
     /// Worker threads; 0 takes one a physical core
     #[arg(short, long, default_value_t = 0, hide_default_value = true, help_heading = "Device")]
     pub threads: usize,
+    /// Format of the KV cache [default: f16; f32 with --device reference]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Device")]
+    pub kv_dtype: Option<KvName>,
+}
+
+/// Formats of the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvName {
+    F32,
+    F16,
+    Bf16,
+    /// 8 bits, and a scale for each token and head
+    Q8,
+}
+
+impl KvName {
+    fn dtype(self) -> KvDType {
+        match self {
+            KvName::F32 => KvDType::F32,
+            KvName::F16 => KvDType::F16,
+            KvName::Bf16 => KvDType::BF16,
+            KvName::Q8 => KvDType::Q8,
+        }
+    }
 }
 
 impl DeviceArgs {
     /// An engine's configuration for one user, with room for `context` tokens (0: the engine's default).
     pub fn engine_config(&self, context: usize) -> Result<EngineConfig> {
         let device = device_config(self.device, self.isa)?;
-        Ok(EngineConfig { device, threads: self.threads, context, ..EngineConfig::default() })
+        let kv_dtype = self.kv_dtype.map(KvName::dtype);
+        Ok(EngineConfig { device, threads: self.threads, context, kv_dtype, ..EngineConfig::default() })
     }
 }
 

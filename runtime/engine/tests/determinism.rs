@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::testing::Random;
+use aieng_kernels::KvDType;
 
 /// Requests whose prompts share beginnings, greedy and seeded, with and without what interferes with sampling.
 fn requests(r: &mut Random) -> Vec<Request> {
@@ -23,8 +24,8 @@ fn requests(r: &mut Random) -> Vec<Request> {
 }
 
 /// What each request delivers when it runs alone, on one thread, without a cache.
-fn alone(requests: &[Request]) -> Vec<Vec<(Output, Output)>> {
-    let engine = engine(&EngineConfig { threads: 1, prefix_cache: false, ..config() });
+fn alone(requests: &[Request], kv_dtype: Option<KvDType>) -> Vec<Vec<(Output, Output)>> {
+    let engine = engine(&EngineConfig { threads: 1, prefix_cache: false, kv_dtype, ..config() });
     let mut run = |request: &Request| {
         let id = engine.submit(request.clone()).unwrap();
         delivered(collect_samples(&engine, 1).remove(&id).unwrap())
@@ -42,7 +43,8 @@ fn company_chunks_caches_preemption_and_threads_change_no_bit() {
     let (mut preemptions, mut hits) = (0, 0);
     for round in 0..6 {
         let requests = requests(&mut r);
-        let expected = alone(&requests);
+        let kv_dtype = Some(KvDType::ALL[r.below(4) as usize]);
+        let expected = alone(&requests, kv_dtype);
         for _ in 0..4 {
             let max_sequences = 2 + r.below(63) as usize;
             let config = EngineConfig {
@@ -52,6 +54,7 @@ fn company_chunks_caches_preemption_and_threads_change_no_bit() {
                 // Some have room for all, some for little more than the longest.
                 kv_tokens: if r.below(2) == 0 { 256 + 16 * r.below(8) as usize } else { 4096 },
                 prefix_cache: r.below(3) > 0,
+                kv_dtype,
                 max_requests: 64,
                 ..config()
             };
