@@ -11,6 +11,7 @@ mod step;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use crate::scheduler::Policy;
 pub use config::{DeviceConfig, EngineConfig};

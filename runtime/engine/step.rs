@@ -6,6 +6,7 @@
 //! only decode allocates nothing and takes no lock.
 
 use super::flight::{Drawn, Flight, Scratch, Surroundings};
+use super::trace;
 use super::{
     Command, EngineConfig, Event, Executor, FinishReason, MAX_SAMPLES, Provenance, RequestId, Shared, Sizes, Submission,
 };
@@ -205,7 +206,11 @@ impl<E: Executor> StepLoop<E> {
         self.rows.clear();
         self.rows.extend_from_slice(step.rows);
         self.scratch.kernel_time = Duration::ZERO;
-        self.scratch.time_kernel(|| self.executor.execute(step.batch));
+        let _span = trace::step(step.batch.len(), step.batch.context_lens.len());
+        self.scratch.time_kernel(|| {
+            let _span = trace::execute();
+            self.executor.execute(step.batch);
+        });
         let window = self.executor.logits_rows();
         for first in (0..self.rows.len()).step_by(window) {
             let last = self.rows.len().min(first + window);
@@ -335,6 +340,7 @@ impl<E: Executor> StepLoop<E> {
     /// Moves pending events into the queue while there is room.
     fn flush(&mut self) {
         while let Some(event) = self.pending.pop_front() {
+            trace::deliver(&event);
             // Before the event is there: who sees a request's end may submit the next one.
             let places = usize::from(event.finish.as_ref().is_some_and(|f| f.last));
             self.shared.in_flight.fetch_sub(places, Ordering::SeqCst);

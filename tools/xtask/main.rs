@@ -75,6 +75,9 @@ fn look_at_sources(report: &mut Report) {
         // Private items are documented, too, so that links to them lead somewhere.
         cargo::run(&args, &[("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links")])
     });
+    report.step("the feature tracing", || {
+        cargo::run(&["test", "--quiet", "-p", "aieng-runtime", "--features", "tracing", "--lib", "engine::trace"], &[])
+    });
     report.step("ffi/abi.rs is what include/aieng.h says", abi::compare);
 }
 
