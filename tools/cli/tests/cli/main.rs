@@ -5,5 +5,6 @@ mod bad_input;
 mod generation;
 mod inspection;
 mod parity;
+mod serve;
 mod support;
 mod usage;
