@@ -31,6 +31,8 @@ unsafe impl Simd for Portable {
     type W = W;
 
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn splat(x: f32) -> F {
         [x; LANES]
     }

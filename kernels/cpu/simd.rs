@@ -26,6 +26,8 @@ pub unsafe trait Simd: Copy + 'static {
     /// Sixteen 32-bit words.
     type W: Copy;
 
+    /// Asks for the cache line at `p`, which may be any address.
+    unsafe fn prefetch(p: *const u8);
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
     unsafe fn store(p: *mut f32, x: Self::F);

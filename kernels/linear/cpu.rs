@@ -225,6 +225,11 @@ impl<F: Format> QuantTiles<'_, F> {
             let mut acc = [S::splat(0.0); R];
             for block in 0..cols / F::BLOCK {
                 let tile = weights.add(block * LANES * F::BLOCK_BYTES);
+                // The next tile's: this one is worked on for long enough that memory would idle meanwhile.
+                let next = tile.wrapping_add(LANES * F::BLOCK_BYTES * (cols / F::BLOCK));
+                for line in (0..LANES * F::BLOCK_BYTES).step_by(64) {
+                    S::prefetch(next.wrapping_add(line));
+                }
                 for s in 0..F::BLOCK / F::SUB {
                     let sub = F::decode::<S>(tile, s);
                     let k = block * F::BLOCK + s * F::SUB;
