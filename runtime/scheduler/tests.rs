@@ -230,3 +230,43 @@ fn run_to_completion_policies_wait_and_close() {
     s.remove(SeqId(2));
     assert_eq!(step(&mut s).1, [3]);
 }
+
+/// SmolLM2's cache of 2 GiB in f16: 23,040 bytes a token.
+const TWO_GIGABYTES: usize = (2 << 30) / 23_040 / 16;
+
+#[test]
+fn four_hundred_sequences_of_200_tokens_fit_two_gigabytes() {
+    let mut s = Scheduler::new(Config { sequences: 400, batch_tokens: 8192, blocks: TWO_GIGABYTES, ..config() });
+    (0..400).for_each(|id| s.add(arrival(id, vec![id as u32; 136])));
+    while s.running.len() < 400 || s.running.iter().any(|q| q.tokens.len() < 200) {
+        let rows = s.schedule(Duration::ZERO).rows.to_vec();
+        // Whoever has 200 tokens waits for the others.
+        for row in rows.into_iter().filter(|row| row.sample) {
+            s.advance(row, 7);
+        }
+        assert_eq!(s.stats().preemptions, 0);
+    }
+    assert_eq!(s.stats().running, 400);
+}
+
+#[test]
+fn little_of_the_blocks_is_wasted() {
+    let mut random = crate::testing::Random::new("waste");
+    let mut s =
+        Scheduler::new(Config { sequences: 64, batch_tokens: 4096, context: 1024, blocks: TWO_GIGABYTES, ..config() });
+    // Prompts and outputs as `aieng bench serve` draws them: 32 to 512 and 16 to 128 tokens.
+    for id in 0..64 {
+        s.add(arrival(id, vec![id as u32; (32 + random.below(481)) as usize]));
+    }
+    let (mut used, mut held) = (0, 0);
+    for turn in 0..128 {
+        step(&mut s);
+        if turn >= 16 {
+            used += s.running.iter().map(|q| q.computed).sum::<usize>();
+            held += s.stats().used_blocks * 16;
+        }
+    }
+    let waste = 1.0 - used as f64 / held as f64;
+    eprintln!("{:.2}% of the blocks' slots hold nothing", 100.0 * waste);
+    assert!(waste < 0.04, "{waste}");
+}
