@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! - A sequence owns the blocks of its computed tokens and no others; a sequence that waits owns none.
-//! - `running` is in the order of [`Rank`]. Who lacks a block takes those of the last one, which goes back to waiting
+//! - `running` is in the order of [`sequence::Rank`]. Who lacks a block takes those of the last one, which goes back to waiting
 //!   and computes its tokens anew later (preemption by recompute). So the first one always gets on, and since a rank never
 //!   changes, everyone is first in the end.
 //! - A block is written by its only owner: a sequence that shares its last, partly filled block gets a copy first.
