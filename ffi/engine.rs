@@ -160,7 +160,7 @@ mod tests {
             (aieng_engine_config { flags: 6, ..zero() }, "config.flags: unknown bits 0x6"),
             (aieng_engine_config { device: 3, ..zero() }, "config.device: 3 is no aieng_device"),
             (aieng_engine_config { isa: 4, ..zero() }, "config.isa: 4 is no aieng_isa"),
-            (aieng_engine_config { kv_type: 3, ..zero() }, "config.kv_type: 3 is no aieng_kv_type"),
+            (aieng_engine_config { kv_type: 5, ..zero() }, "config.kv_type: 5 is no aieng_kv_type"),
             (
                 aieng_engine_config { device: AIENG_DEVICE_REFERENCE, isa: AIENG_ISA_AVX2, ..zero() },
                 "config.isa: avx2, but the reference device has none",

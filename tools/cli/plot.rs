@@ -111,6 +111,6 @@ mod tests {
         let svg = lines("x & y", &[Panel { title: "t", lines: vec![line] }]);
         assert!(svg.contains("a&lt;b") && svg.contains("x &amp; y"));
         assert_eq!((svg.matches("<g ").count(), svg.matches("</g>").count()), (1, 1));
-        assert!(svg.contains("points=\"139.5,"), "{svg}");
+        assert!(svg.contains("points=\"140.0,"), "{svg}");
     }
 }
