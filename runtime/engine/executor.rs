@@ -48,6 +48,6 @@ impl Executor for Model {
     }
 
     fn fingerprint(&self) -> u128 {
-        self.file().fingerprint()
+        Model::fingerprint(self)
     }
 }

@@ -35,6 +35,7 @@ pub struct Model {
     cache: KvCache,
     buffers: forward::Buffers,
     file: Arc<Gguf>,
+    fingerprint: u128,
     context: usize,
     max_batch_tokens: usize,
     logits_rows: usize,
@@ -56,6 +57,8 @@ impl Model {
         let file = Arc::new(file);
         let spec = read_spec(file.metadata())?;
         let device = open_device(config)?;
+        // Before the weights, which tell the system that their pages are not needed again.
+        let fingerprint = file.fingerprint();
         let weights = Weights::load(&file, &spec, &device, progress)?;
         let context = if config.context == 0 { spec.context.min(DEFAULT_CONTEXT) } else { config.context };
         if context > spec.context {
@@ -76,6 +79,7 @@ impl Model {
             cache,
             buffers,
             file,
+            fingerprint,
             context,
             max_batch_tokens: config.max_batch_tokens,
             logits_rows: config.max_sequences,
@@ -95,6 +99,11 @@ impl Model {
     /// The file it came from.
     pub fn file(&self) -> &Gguf {
         &self.file
+    }
+
+    /// Names the weights: see [`Gguf::fingerprint`].
+    pub fn fingerprint(&self) -> u128 {
+        self.fingerprint
     }
 
     /// Number of tokens that logits are computed for.
