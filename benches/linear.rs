@@ -30,8 +30,8 @@ fn main() {
         device.pin_caller();
         for dtype in DType::ALL {
             let weight = random_weight(&device, dtype);
-            for precision in [Precision::Coarse, Precision::Fine] {
-                if dtype.is_float() && precision == Precision::Fine {
+            for (name, precision) in [("8 bits", Precision::COARSE), ("16 bits", Precision::FINE)] {
+                if dtype.is_float() && precision == Precision::FINE {
                     continue;
                 }
                 let weight = weight.clone().with_precision(precision);
@@ -41,7 +41,7 @@ fn main() {
                     Isa::Portable => "-".to_owned(),
                     _ => format!("{:.0}", (ROWS * COLS * BATCH) as f64 / median_seconds(&device, &weight, BATCH) / 1e9),
                 };
-                println!("| {} | {} | {precision:?} | {bandwidth:.1} | {rate} |", isa.name(), dtype.name());
+                println!("| {} | {} | {name} | {bandwidth:.1} | {rate} |", isa.name(), dtype.name());
             }
         }
     }
