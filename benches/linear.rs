@@ -4,7 +4,7 @@
 
 use aieng_kernels::cpu::Pool;
 use aieng_kernels::linear::{Precision, Source};
-use aieng_kernels::{AlignedBuffer, Bytes, Cpu, DType, Device, Isa, Scratch, Tensor, TensorMut, Weight, linear};
+use aieng_kernels::{AlignedBuffer, Arena, Bytes, Cpu, DType, Device, Isa, Scratch, Tensor, TensorMut, Weight, linear};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -53,7 +53,7 @@ fn random_weight(device: &Device, dtype: DType) -> Weight {
     let half = 0x2345u16.to_le_bytes();
     buffer.as_mut_slice().iter_mut().enumerate().for_each(|(i, b)| *b = half[i % 2]);
     let source = Source { dtype, rows: ROWS, bytes: Bytes::Owned(Arc::new(buffer)) };
-    Weight::new(device, COLS, &[source], Vec::new(), &mut |_, _| ()).expect("memory")
+    Weight::new(device, COLS, &[source], Vec::new(), &Arena::default(), &mut |_, _| ()).expect("memory")
 }
 
 fn median_seconds(device: &Device, weight: &Weight, rows: usize) -> f64 {
