@@ -31,7 +31,8 @@ pub struct EngineConfig {
     pub max_batch_tokens: usize,
     /// KV cache size in tokens, rounded up to blocks, shared by all sequences; 0 takes `context`.
     pub kv_tokens: usize,
-    /// Element format of the KV cache; `None` takes F32 on the reference device and F16 elsewhere.
+    /// Element format of the KV cache; `None` takes F32 on the reference device, BF16 where the CPU multiplies
+    /// that in one instruction, and F16 elsewhere.
     pub kv_dtype: Option<KvDType>,
     /// Requests accepted and not yet finished; one more is [`Error::Busy`].
     pub max_requests: usize,

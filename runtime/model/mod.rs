@@ -65,9 +65,8 @@ impl Model {
             return Err(Error::InvalidArgument(format!("context: {context} is above the model's {}", spec.context)));
         }
         let kv_tokens = if config.kv_tokens == 0 { context } else { config.kv_tokens };
-        let default_dtype = if matches!(device, Device::Reference) { KvDType::F32 } else { KvDType::F16 };
         let shapes = spec.layers.iter().map(|l| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim });
-        let dtype = config.kv_dtype.unwrap_or(default_dtype);
+        let dtype = config.kv_dtype.unwrap_or(default_kv_dtype(&device));
         let cache = KvCache::new(dtype, shapes.collect(), kv_tokens.div_ceil(BLOCK_TOKENS)).map_err(|e| {
             Error::OutOfMemory(format!("KV cache of {kv_tokens} tokens: no memory for {} bytes", e.bytes))
         })?;
@@ -152,6 +151,15 @@ impl Model {
     /// Row `row` `[vocab]` of the last [`Model::compute_logits`].
     pub fn logits_row(&self, row: usize) -> &[f32] {
         forward::logits_row(self, row)
+    }
+}
+
+/// What the device computes attention from fastest, among the formats that cost no quality.
+fn default_kv_dtype(device: &Device) -> KvDType {
+    match device {
+        Device::Reference => KvDType::F32,
+        Device::Cpu(cpu) if cpu.isa() == Isa::Avx512Bf16 => KvDType::BF16,
+        Device::Cpu(_) => KvDType::F16,
     }
 }
 
