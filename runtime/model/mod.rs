@@ -2,6 +2,7 @@
 
 mod arch;
 mod forward;
+mod profile;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ pub mod tiny;
 mod weights;
 
 pub use arch::spec as read_spec;
+pub use profile::{Op, Spent, Work};
 pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
 pub use weights::{LayerWeights, Weights};
 

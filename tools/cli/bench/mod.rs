@@ -2,9 +2,11 @@
 //!
 //! "pp512" is the time from submitting 512 tokens to the first token, "tg128" that of generating 128 tokens after one,
 //! "pp512+tg128" both in one request. Each test runs once to warm up, then `-r` times.
-//! No two runs share a prompt, so that no cached prefix can make a later one look faster.
+//! No two runs share a prompt, so that no cached prefix can make a later one look faster; only the context of `-d` is put into
+//! the cache before the clock starts.
 
 mod counts;
+mod profile;
 mod report;
 mod serve;
 
@@ -12,13 +14,14 @@ use crate::args::{DeviceName, IsaName, ModelArgs, device_config, load_model};
 use crate::failure::{Failure, Result};
 use crate::generation::generate;
 use crate::summary::Summary;
-use aieng_runtime::TokenId;
 use aieng_runtime::engine::{Engine, EngineConfig, Request};
 use aieng_runtime::load::Gguf;
 use aieng_runtime::sampling::SamplingParams;
+use aieng_runtime::{BLOCK_TOKENS, TokenId};
 use clap::{Args, Subcommand};
 use counts::Counts;
 use report::{Format, Report, Row};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Measure a model's speed
@@ -41,6 +44,9 @@ pub struct BenchArgs {
     /// A prompt and a generation in one test; repeatable
     #[arg(long, value_name = "PP,TG", value_parser = parse_pair)]
     pg: Vec<(usize, usize)>,
+    /// Tokens of context that are there before each test (in whole blocks of 16), not measured
+    #[arg(short = 'd', long, value_name = "N", default_value = "0")]
+    n_depth: Counts,
     /// Worker threads [default: one a physical core]
     #[arg(short, long, value_name = "N")]
     threads: Option<Counts>,
@@ -62,6 +68,15 @@ pub struct BenchArgs {
     /// Print CSV
     #[arg(long)]
     csv: bool,
+    /// Break down by operation: prompts of -p tokens, and a step that decodes (unless -n is 0)
+    #[arg(long, conflicts_with_all = ["csv", "pg"])]
+    profile: bool,
+    /// Sequences in the step that decodes
+    #[arg(long, value_name = "N", default_value = "1", requires = "profile")]
+    sequences: Counts,
+    /// Draw a bar for each operation
+    #[arg(long, value_name = "FILE.svg", requires = "profile")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,8 +89,12 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     if let Some(BenchCommand::Serve(serve)) = args.command.take() {
         return serve::run(*serve);
     }
+    if args.profile {
+        return profile::run(&args, &configs(&args, 0)?);
+    }
     let tests = tests(&args)?;
-    let configs = configs(&args, &tests)?;
+    let context = tests.iter().map(|test| test.depth + test.prompt_tokens() + test.max_tokens()).max().unwrap_or(0);
+    let configs = configs(&args, context)?;
     let path = args.model.file()?;
     let summary = Summary::new(&Gguf::open(&path)?);
     let mut report = Report::new(match (args.json, args.csv) {
@@ -104,6 +123,7 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
                 test: test.name(),
                 n_prompt: test.prompt,
                 n_gen: test.generated,
+                n_depth: test.depth,
                 avg_ns,
                 stddev_ns,
                 avg_ts,
@@ -122,24 +142,26 @@ fn parse_pair(text: &str) -> std::result::Result<(usize, usize), String> {
     Ok((number(prompt)?, number(generated)?))
 }
 
-/// What is measured: a prompt of `prompt` tokens and then `generated` generated ones; either may be 0, but not both.
+/// What is measured: a prompt of `prompt` tokens and then `generated` generated ones, either may be 0, but not both; behind
+/// `depth` tokens of context.
 #[derive(Debug, Clone, Copy)]
 struct Test {
     prompt: usize,
     generated: usize,
+    depth: usize,
 }
 
 fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
-    let prompts = args.n_prompt.0.iter().map(|&prompt| Test { prompt, generated: 0 });
-    let gens = args.n_gen.0.iter().map(|&generated| Test { prompt: 0, generated });
-    let pairs = args.pg.iter().map(|&(prompt, generated)| Test { prompt, generated });
-    let tests: Vec<Test> = prompts.chain(gens).chain(pairs).filter(|test| test.prompt + test.generated > 0).collect();
+    let prompts = args.n_prompt.0.iter().map(|&prompt| (prompt, 0));
+    let gens = args.n_gen.0.iter().map(|&generated| (0, generated));
+    let sizes: Vec<_> = prompts.chain(gens).chain(args.pg.iter().copied()).filter(|size| *size != (0, 0)).collect();
+    let at = |depth: usize| sizes.iter().map(move |&(prompt, generated)| Test { prompt, generated, depth });
+    let tests: Vec<Test> = args.n_depth.0.iter().flat_map(|depth| at(depth / BLOCK_TOKENS * BLOCK_TOKENS)).collect();
     if tests.is_empty() { Err(Failure::Usage("-p and -n: nothing to measure".into())) } else { Ok(tests) }
 }
 
-/// One engine for each instruction set and number of threads, with room for the longest test.
-fn configs(args: &BenchArgs, tests: &[Test]) -> Result<Vec<EngineConfig>> {
-    let context = tests.iter().map(|test| test.prompt_tokens() + test.max_tokens()).max().unwrap_or(0);
+/// One engine for each instruction set and number of threads.
+fn configs(args: &BenchArgs, context: usize) -> Result<Vec<EngineConfig>> {
     let isas = if args.isa.is_empty() { vec![None] } else { args.isa.iter().copied().map(Some).collect() };
     let threads = args.threads.as_ref().map_or(vec![0], |counts| counts.0.clone());
     let max_batch_tokens = args.batch_size;
@@ -155,11 +177,12 @@ fn configs(args: &BenchArgs, tests: &[Test]) -> Result<Vec<EngineConfig>> {
 
 impl Test {
     fn name(self) -> String {
-        match (self.prompt, self.generated) {
+        let name = match (self.prompt, self.generated) {
             (prompt, 0) => format!("pp{prompt}"),
             (0, generated) => format!("tg{generated}"),
             (prompt, generated) => format!("pp{prompt}+tg{generated}"),
-        }
+        };
+        if self.depth == 0 { name } else { format!("{name} @ d{}", self.depth) }
     }
 
     /// A request needs a token to begin with.
@@ -186,13 +209,21 @@ impl Test {
     /// Nanoseconds from submit to the last token.
     fn run(self, engine: &Engine, repetition: u32) -> Result<f64> {
         let tokens = engine.vocab_size().max(1) as u64;
-        let mut random = SplitMix64(u64::from(repetition) << 32 | self.prompt as u64);
-        let prompt = (0..self.prompt_tokens()).map(|_| TokenId((random.next() % tokens) as u32)).collect();
+        let mut random = SplitMix64(u64::from(repetition) << 48 | (self.depth as u64) << 24 | self.prompt as u64);
+        let prompt_tokens = self.depth + self.prompt_tokens();
+        let prompt: Vec<TokenId> = (0..prompt_tokens).map(|_| TokenId((random.next() % tokens) as u32)).collect();
         let max_tokens =
             u32::try_from(self.max_tokens()).map_err(|e| Failure::Usage(format!("{}: {e}", self.name())))?;
-        let sampling = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() };
+        let request = |prompt: &[TokenId], max_tokens| {
+            let sampling = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..Default::default() };
+            Request::new(prompt.to_vec(), sampling)
+        };
+        if self.depth > 0 {
+            // Whole blocks: the measured request finds all of them in the prefix cache.
+            generate(engine, request(&prompt[..self.depth], 1), &mut |_| Ok(()))?;
+        }
         let started = Instant::now();
-        let generation = generate(engine, Request::new(prompt, sampling), &mut |_| Ok(()))?;
+        let generation = generate(engine, request(&prompt, max_tokens), &mut |_| Ok(()))?;
         let elapsed = started.elapsed();
         if generation.token_ids.len() != self.max_tokens() {
             let (wanted, got) = (self.max_tokens(), generation.token_ids.len());
@@ -233,9 +264,10 @@ mod tests {
 
     #[test]
     fn names_and_lengths_are_those_of_llama_bench() {
-        let cases = [((512, 0), "pp512", 512, 1), ((0, 128), "tg128", 1, 128), ((8, 4), "pp8+tg4", 8, 5)];
-        for ((prompt, generated), name, prompt_tokens, max_tokens) in cases {
-            let test = Test { prompt, generated };
+        let cases =
+            [((512, 0, 0), "pp512", 512, 1), ((0, 128, 64), "tg128 @ d64", 1, 128), ((8, 4, 0), "pp8+tg4", 8, 5)];
+        for ((prompt, generated, depth), name, prompt_tokens, max_tokens) in cases {
+            let test = Test { prompt, generated, depth };
             assert_eq!(
                 (test.name().as_str(), test.prompt_tokens(), test.max_tokens()),
                 (name, prompt_tokens, max_tokens)

@@ -160,6 +160,48 @@ fn bench_prints_a_table_csv_or_json() {
 }
 
 #[test]
+fn bench_measures_behind_a_context() {
+    let Some(model) = model("bench_measures_behind_a_context", SMOLLM2) else { return };
+    let json = aieng(&["bench", "-m", &model, "-p", "8", "-n", "2", "-d", "0,40", "-r", "1", "--json"]).json();
+    let tests: Vec<_> = json.as_array().expect("a list").iter().map(|row| row["test"].as_str()).collect();
+    assert_eq!(tests, ["pp8", "tg2", "pp8 @ d32", "tg2 @ d32"].map(Some), "in whole blocks: {json}");
+}
+
+#[test]
+fn bench_profiles_by_operation() {
+    let Some(model) = model("bench_profiles_by_operation", SMOLLM2) else { return };
+    let svg = scratch("profile").join("p.svg");
+    let base = ["bench", "--profile", "-m", &model, "-p", "16", "-d", "0,32", "-r", "2", "--sequences", "1,3"];
+    let plot = ["--plot", svg.to_str().expect("UTF-8")];
+    let json = aieng(&[&base[..], &plot, &["--json"]].concat()).json();
+    let reports = json.as_array().expect("a list");
+    let tests: Vec<_> = reports.iter().map(|report| report["test"].as_str()).collect();
+    let names = ["pp16", "decode", "decode x3", "pp16 @ d32", "decode @ d32", "decode x3 @ d32"];
+    assert_eq!(tests, names.map(Some));
+    for report in reports {
+        let operations = report["operations"].as_array().expect("a list");
+        let sum = |field: &str| operations.iter().map(|o| o[field].as_f64().expect("a number")).sum::<f64>();
+        assert!((sum("ms") / report["ms"].as_f64().expect("a number") - 1.0).abs() < 1e-6, "{report}");
+        assert!((sum("share") - 1.0).abs() < 1e-6, "{report}");
+        let gate_up = operations.iter().find(|o| o["operation"] == "gate_up").expect("every model has it");
+        // 30 layers of 2 * 1536 x 576.
+        let rows = match report["test"].as_str().expect("a name") {
+            name if name.starts_with("pp16") => 16.0,
+            name if name.starts_with("decode x3") => 3.0,
+            _ => 1.0,
+        };
+        assert_eq!(gate_up["operations"].as_f64(), Some(2.0 * 30.0 * 2.0 * 1536.0 * 576.0 * rows));
+        assert!(gate_up["operations_per_second"].as_f64() > Some(0.0) && gate_up["bytes"].as_f64() > Some(3e7));
+    }
+    let svg = fs::read_to_string(&svg).expect("drawn");
+    assert_eq!(svg.matches("<g ").count(), 6);
+    assert!(svg.contains(">gate_up</text>") && svg.ends_with("</svg>\n"), "{svg}");
+
+    let table = aieng(&[&base[..6], &["-n", "0"]].concat());
+    assert_eq!((table.code, table.stdout.matches("| attention ").count()), (Some(0), 1), "{table:?}");
+}
+
+#[test]
 fn perplexity_reports_in_a_pipe_without_progress() {
     let Some(model) = model("perplexity_reports_in_a_pipe_without_progress", SMOLLM2) else { return };
     let path = scratch("perplexity").join("text");
