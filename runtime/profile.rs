@@ -1,11 +1,15 @@
 //! A prefill, or steps that decode, run on a model and broken down by operation.
 
 use crate::batch::{Batch, Logits};
-use crate::model::{Model, Op, Spent, Work};
+use crate::engine::EngineConfig;
+use crate::model::{Model, Op, Spent, Work, open_device};
 use crate::{Error, Result};
-use aieng_kernels::BLOCK_TOKENS;
 use aieng_kernels::sample::argmax;
+use aieng_kernels::{BLOCK_TOKENS, Device};
+use std::panic::resume_unwind;
 use std::time::Duration;
+
+pub use aieng_kernels::cpu::ceiling::{Arithmetic, Bound, Ceilings};
 
 /// Decoding steps that one sample averages.
 const DECODE_STEPS: usize = 16;
@@ -70,13 +74,39 @@ pub struct OpProfile {
     pub work: Option<Work>,
 }
 
-/// Measures `load`, once to warm up and then `repetitions` (at least 1) times.
+/// What the machine can do at best with the instruction set and the threads of `config`.
 ///
-/// The calling thread computes too; it should be bound to its core ([`Model::device`]).
+/// Errors: as a model's loading with this device; [`Error::Unsupported`] for the reference, which is not made for speed.
+pub fn ceilings(config: &EngineConfig) -> Result<Ceilings> {
+    config.validate()?;
+    let Device::Cpu(cpu) = open_device(config)? else {
+        return Err(Error::Unsupported("the reference device has no ceilings".into()));
+    };
+    let ceilings = on_own_thread(|| {
+        cpu.pool().pin_caller();
+        Ceilings::measure(&cpu)
+    });
+    ceilings.map_err(|e| Error::OutOfMemory(format!("ceilings: no memory for {} bytes", e.bytes)))
+}
+
+/// The thread that begins a kernel computes too, and is bound to a core. If the caller's were, all threads that it starts later
+/// would be bound to the same core.
+fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Measures `load`, once to warm up and then `repetitions` (at least 1) times.
 ///
 /// Errors: [`Error::InvalidArgument`] if the load does not fit the model's context, KV cache or batch.
 pub fn profile(model: &mut Model, load: Load, repetitions: usize) -> Result<Profile> {
     check(model, load)?;
+    Ok(on_own_thread(|| {
+        model.device().pin_caller();
+        measure(model, load, repetitions)
+    }))
+}
+
+fn measure(model: &mut Model, load: Load, repetitions: usize) -> Profile {
     let mut driver = Driver { load, batch: Batch::default(), state: 0 };
     driver.fill(model);
     driver.sample(model, &mut Vec::new());
@@ -96,7 +126,7 @@ pub fn profile(model: &mut Model, load: Load, repetitions: usize) -> Result<Prof
             OpProfile { op, time: median[op as usize] / steps, work: parts.reduce(|a, b| a + b) }
         })
         .collect();
-    Ok(Profile { total: operations.iter().map(|o| o.time).sum(), operations })
+    Profile { total: operations.iter().map(|o| o.time).sum(), operations }
 }
 
 fn check(model: &Model, load: Load) -> Result<()> {
@@ -245,14 +275,16 @@ mod tests {
         let down = part(&decode, Op::Down).work.unwrap();
         assert_eq!(down.operations, 2 * (64 * 96) * 2 * 4);
         let attention = part(&decode, Op::Attention).work.unwrap();
-        assert_eq!(attention, Work { bytes: 2 * 4 * 21 * (2 * 2 * 32 * 2), operations: 2 * 4 * 21 * (4 * 4 * 32) });
+        let arithmetic = Arithmetic::F32;
+        let (bytes, operations) = (2 * 4 * 21 * (2 * 2 * 32 * 2), 2 * 4 * 21 * (4 * 4 * 32));
+        assert_eq!(attention, Work { bytes, operations, arithmetic });
         assert_eq!(part(&decode, Op::Norm).work, None);
 
         // A prompt of two steps reads all weights twice, but the head's: only the last token has logits.
         let prompt = Load { phase: Phase::Prefill(48), sequences: 1, depth: 0 };
         let prompt = profile(&mut model, prompt, 1).unwrap();
         let prompt_down = part(&prompt, Op::Down).work.unwrap();
-        assert_eq!(prompt_down, Work { bytes: 2 * down.bytes, operations: 12 * down.operations });
+        assert_eq!(prompt_down, Work { bytes: 2 * down.bytes, operations: 12 * down.operations, ..down });
         assert_eq!(
             part(&prompt, Op::Head).work.unwrap().operations * 4,
             part(&decode, Op::Head).work.unwrap().operations

@@ -158,7 +158,7 @@ impl Model {
 }
 
 /// The device that `config` asks for.
-fn open_device(config: &EngineConfig) -> Result<Device> {
+pub(crate) fn open_device(config: &EngineConfig) -> Result<Device> {
     let DeviceConfig::Cpu(isa) = config.device else {
         return Ok(Device::Reference);
     };

@@ -6,6 +6,7 @@
 use super::Model;
 use super::weights::LayerWeights;
 use crate::batch::Batch;
+use aieng_kernels::cpu::ceiling::Arithmetic;
 use aieng_kernels::{BLOCK_TOKENS, Weight};
 use std::ops::Add;
 use std::time::{Duration, Instant};
@@ -101,19 +102,23 @@ impl Recorder {
 }
 
 /// What an operation cannot do without, however it is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
     /// Weights, or keys and values: each byte once a step.
     pub bytes: u64,
     /// Multiplications and additions.
     pub operations: u64,
+    /// What most of them are made of.
+    pub arithmetic: Arithmetic,
 }
 
 impl Add for Work {
     type Output = Work;
 
+    /// The arithmetic is that of the greater part.
     fn add(self, other: Work) -> Work {
-        Work { bytes: self.bytes + other.bytes, operations: self.operations + other.operations }
+        let arithmetic = if self.operations >= other.operations { self.arithmetic } else { other.arithmetic };
+        Work { bytes: self.bytes + other.bytes, operations: self.operations + other.operations, arithmetic }
     }
 }
 
@@ -146,7 +151,7 @@ impl Model {
     }
 
     fn attention_work(&self, batch: &Batch) -> Work {
-        let mut work = Work::default();
+        let mut work = Work { bytes: 0, operations: 0, arithmetic: Arithmetic::F32 };
         for (i, layer) in self.spec.layers.iter().enumerate() {
             let token_bytes = self.cache.block_bytes(i) / BLOCK_TOKENS;
             for (lens, &context) in batch.cu_seqlens_q.windows(2).zip(&batch.context_lens) {
@@ -156,7 +161,8 @@ impl Model {
                 let read = u64::from(context - (first - seen(first)));
                 // A score and a weighted value: a multiplication and an addition for each element of a head.
                 let pair = 4 * layer.attn.q_cols() as u64;
-                work = work + Work { bytes: read * token_bytes as u64, operations: pairs * pair };
+                work.bytes += read * token_bytes as u64;
+                work.operations += pairs * pair;
             }
         }
         work
@@ -164,9 +170,7 @@ impl Model {
 }
 
 fn matrix_work(weight: &Weight, rows: usize) -> Work {
-    if rows == 0 {
-        return Work::default();
-    }
-    let elements = weight.rows() as u64 * weight.cols() as u64;
-    Work { bytes: weight.bytes() as u64, operations: 2 * elements * rows as u64 }
+    let arithmetic = if weight.is_float() { Arithmetic::F32 } else { Arithmetic::Int8 };
+    let bytes = if rows == 0 { 0 } else { weight.bytes() as u64 };
+    Work { bytes, operations: 2 * (weight.rows() * weight.cols() * rows) as u64, arithmetic }
 }

@@ -5,6 +5,7 @@
 //! No two runs share a prompt, so that no cached prefix can make a later one look faster; only the context of `-d` is put into
 //! the cache before the clock starts.
 
+mod ceilings;
 mod counts;
 mod profile;
 mod report;
@@ -71,6 +72,9 @@ pub struct BenchArgs {
     /// Break down by operation: prompts of -p tokens, and a step that decodes (unless -n is 0)
     #[arg(long, conflicts_with_all = ["csv", "pg"])]
     profile: bool,
+    /// Measure what the machine can do at best: reading, and arithmetic without memory
+    #[arg(long, conflicts_with_all = ["csv", "profile"])]
+    ceilings: bool,
     /// Sequences in the step that decodes
     #[arg(long, value_name = "N", default_value = "1", requires = "profile")]
     sequences: Counts,
@@ -88,6 +92,9 @@ enum BenchCommand {
 pub fn run(mut args: BenchArgs) -> Result<()> {
     if let Some(BenchCommand::Serve(serve)) = args.command.take() {
         return serve::run(*serve);
+    }
+    if args.ceilings {
+        return ceilings::run(&args);
     }
     if args.profile {
         return profile::run(&args, &configs(&args, 0)?);

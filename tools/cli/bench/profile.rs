@@ -3,13 +3,13 @@
 //! The model runs without the engine round it, so scheduling and delivery are not in the figures; the likeliest token is
 //! taken, and its time is part of the rest.
 
-use super::BenchArgs;
+use super::{BenchArgs, ceilings};
 use crate::args::load_model;
 use crate::failure::{Failure, Result};
 use crate::{output, plot};
-use aieng_runtime::engine::EngineConfig;
+use aieng_runtime::engine::{DeviceConfig, EngineConfig};
 use aieng_runtime::model::{Model, Op, Work};
-use aieng_runtime::profile::{Load, OpProfile, Phase, Profile, profile};
+use aieng_runtime::profile::{Ceilings, Load, OpProfile, Phase, Profile, profile};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -17,6 +17,8 @@ use std::path::Path;
 struct Report {
     backend: &'static str,
     threads: usize,
+    /// None on the reference device.
+    ceilings: Option<Ceilings>,
     load: Load,
     profile: Profile,
 }
@@ -29,9 +31,8 @@ pub fn run(args: &BenchArgs, configs: &[EngineConfig]) -> Result<()> {
     for config in configs {
         let config = with_room(config, &loads);
         let mut model = load_model(&path, &config)?;
-        model.device().pin_caller();
         for &load in &loads {
-            let report = Report::measure(&mut model, load, args.repetitions as usize)?;
+            let report = Report::measure(&mut model, &config, load, args.repetitions as usize)?;
             if !args.json {
                 output::text(&report.table())?;
             }
@@ -72,9 +73,11 @@ fn with_room(config: &EngineConfig, loads: &[Load]) -> EngineConfig {
 }
 
 impl Report {
-    fn measure(model: &mut Model, load: Load, repetitions: usize) -> Result<Report> {
+    fn measure(model: &mut Model, config: &EngineConfig, load: Load, repetitions: usize) -> Result<Report> {
+        // Next to each load: what memory yields drifts.
+        let ceilings = (config.device != DeviceConfig::Reference).then(|| ceilings::measure(config)).transpose()?;
         let profile = profile(model, load, repetitions)?;
-        Ok(Report { backend: model.device().name(), threads: model.device().threads(), load, profile })
+        Ok(Report { backend: model.device().name(), threads: model.device().threads(), ceilings, load, profile })
     }
 
     fn name(&self) -> String {
@@ -99,17 +102,26 @@ impl Report {
         operation.time.as_secs_f64() / self.seconds()
     }
 
+    /// The nearer ceiling's name, and how much of it the operation reached. Above 1 a cache had what was read.
+    fn ceiling(&self, operation: &OpProfile) -> Option<(&'static str, f64)> {
+        let work = operation.work.filter(|work| work.operations > 0)?;
+        let bound = self.ceilings?.bound(work.bytes as f64, work.operations as f64, work.arithmetic);
+        Some((bound.name, bound.seconds / operation.time.as_secs_f64()))
+    }
+
     fn table(&self) -> String {
         let mut text = format!(
-            "{}, {}, {} threads: {:.3} ms, {:.1} tokens/s\n\n",
+            "{}, {}, {} threads: {:.3} ms, {:.1} tokens/s\n",
             self.name(),
             self.backend,
             self.threads,
             1e3 * self.seconds(),
             self.tokens_per_second()
         );
-        text += "| operation  |       ms |  share |       MB |       GOP |   GB/s |   GOP/s |\n";
-        text += "| ---------- | -------: | -----: | -------: | --------: | -----: | ------: |\n";
+        text += &self.ceilings.as_ref().map_or(String::new(), |c| format!("ceilings: {}\n", ceilings::words(c)));
+        text += "\n";
+        text += "| operation  |       ms |  share |       MB |       GOP |   GB/s |   GOP/s | of the ceiling |\n";
+        text += "| ---------- | -------: | -----: | -------: | --------: | -----: | ------: | -------------: |\n";
         for operation in &self.profile.operations {
             let seconds = operation.time.as_secs_f64();
             let (bytes, operations) = counted(operation.work);
@@ -117,7 +129,7 @@ impl Report {
                 x.map_or(String::new(), |x| format!("{:.digits$}", x / unit))
             };
             text += &format!(
-                "| {:<10} | {:>8.3} | {:>5.1}% | {:>8} | {:>9} | {:>6} | {:>7} |\n",
+                "| {:<10} | {:>8.3} | {:>5.1}% | {:>8} | {:>9} | {:>6} | {:>7} | {:>14} |\n",
                 operation.op.name(),
                 1e3 * seconds,
                 100.0 * self.share(operation),
@@ -125,9 +137,17 @@ impl Report {
                 figure(operations, 1e9, 3),
                 figure(bytes.map(|n| n / seconds), 1e9, 1),
                 figure(operations.map(|n| n / seconds), 1e9, 1),
+                self.ceiling(operation).map_or(String::new(), |(name, of)| format!("{:.1}% {name}", 100.0 * of)),
             );
         }
         text + "\n"
+    }
+
+    /// What a chart says behind an operation's bar.
+    fn note(&self, operation: &OpProfile) -> String {
+        let time = format!("{:.3} ({:.1}%)", 1e3 * operation.time.as_secs_f64(), 100.0 * self.share(operation));
+        let ceiling = self.ceiling(operation);
+        ceiling.map_or(time.clone(), |(name, of)| format!("{time}, {:.0}% of {name}", 100.0 * of))
     }
 
     fn json(&self) -> Value {
@@ -142,6 +162,8 @@ impl Report {
                 "operations": operations,
                 "bytes_per_second": bytes.map(|n| n / seconds),
                 "operations_per_second": operations.map(|n| n / seconds),
+                "ceiling": self.ceiling(operation).map(|(name, _)| name),
+                "ceiling_share": self.ceiling(operation).map(|(_, share)| share),
             })
         };
         json!({
@@ -150,6 +172,7 @@ impl Report {
             "threads": self.threads,
             "ms": 1e3 * self.seconds(),
             "tokens_per_second": self.tokens_per_second(),
+            "ceilings": self.ceilings.as_ref().map(ceilings::json),
             "operations": self.profile.operations.iter().map(operation).collect::<Vec<_>>(),
         })
     }
@@ -173,7 +196,7 @@ fn draw(path: &Path, reports: &[Report]) -> Result<()> {
             .map(|o| plot::Bar {
                 name: o.op.name().to_owned(),
                 value: 1e3 * o.time.as_secs_f64(),
-                note: format!("{:.3} ({:.1}%)", 1e3 * o.time.as_secs_f64(), 100.0 * report.share(o)),
+                note: report.note(o),
             })
             .collect(),
     });

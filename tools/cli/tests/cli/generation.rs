@@ -192,6 +192,9 @@ fn bench_profiles_by_operation() {
         };
         assert_eq!(gate_up["operations"].as_f64(), Some(2.0 * 30.0 * 2.0 * 1536.0 * 576.0 * rows));
         assert!(gate_up["operations_per_second"].as_f64() > Some(0.0) && gate_up["bytes"].as_f64() > Some(3e7));
+        let shares = operations.iter().filter_map(|o| o["ceiling_share"].as_f64());
+        assert!(shares.clone().count() >= 5 && shares.into_iter().all(|share| share > 0.0 && share < 20.0), "{report}");
+        assert!(report["ceilings"]["memory"].as_f64() > Some(0.0), "{report}");
     }
     let svg = fs::read_to_string(&svg).expect("drawn");
     assert_eq!(svg.matches("<g ").count(), 6);
@@ -199,6 +202,18 @@ fn bench_profiles_by_operation() {
 
     let table = aieng(&[&base[..6], &["-n", "0"]].concat());
     assert_eq!((table.code, table.stdout.matches("| attention ").count()), (Some(0), 1), "{table:?}");
+}
+
+#[test]
+fn bench_measures_the_ceilings() {
+    let json = aieng(&["bench", "--ceilings", "--json", "-t", "1", "--isa", "portable"]).json();
+    assert_eq!((json[0]["isa"].as_str(), json[0]["threads"].as_u64()), (Some("portable"), Some(1)));
+    let ceilings = &json[0]["ceilings"];
+    assert_eq!(strings(ceilings), ["memory", "cache", "int8", "bf16", "f32"]);
+    assert!(ceilings["memory"].as_f64() > Some(0.0) && ceilings["int8"].is_null(), "{json}");
+    let table = aieng(&["bench", "--ceilings", "-t", "1"]);
+    assert_eq!(table.stdout.lines().count(), 3, "{table:?}");
+    aieng(&["bench", "--ceilings", "--device", "reference"]).assert_refused(1, &["reference"]);
 }
 
 #[test]
