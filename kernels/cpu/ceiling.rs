@@ -15,7 +15,7 @@ use std::time::Instant;
 const MEMORY_BYTES: usize = 512 << 20;
 /// Read from the last-level cache by each thread: more than its own caches hold, and in sum less than the shared one has for
 /// that many cores, on the machines that there are (2 MiB own, 4 MiB of the shared cache).
-const CACHE_BYTES: usize = 3 << 20;
+pub const CACHE_BYTES: usize = 3 << 20;
 /// Places that a thread reads at once.
 const STREAMS: usize = 8;
 /// What one run of a loop takes at least.
