@@ -4,6 +4,7 @@ mod arch;
 mod forward;
 mod profile;
 mod spec;
+pub mod synthetic;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "testing"))]

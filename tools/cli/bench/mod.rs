@@ -7,6 +7,7 @@
 
 mod ceilings;
 mod counts;
+mod make_model;
 mod profile;
 mod report;
 mod serve;
@@ -22,7 +23,7 @@ use aieng_runtime::{BLOCK_TOKENS, TokenId};
 use clap::{Args, Subcommand};
 use counts::Counts;
 use report::{Format, Report, Row};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Measure a model's speed
@@ -75,6 +76,9 @@ pub struct BenchArgs {
     /// Measure what the machine can do at best: reading, and arithmetic without memory
     #[arg(long, conflicts_with_all = ["csv", "profile"])]
     ceilings: bool,
+    /// Write a GGUF file with the sizes of a real model and random weights (llama-1b: Llama 3.2 1B in Q4_0)
+    #[arg(long, num_args = 2, value_names = ["SHAPE", "FILE"], conflicts_with_all = ["model", "profile", "ceilings"])]
+    make_model: Vec<String>,
     /// Sequences in the step that decodes
     #[arg(long, value_name = "N", default_value = "1", requires = "profile")]
     sequences: Counts,
@@ -92,6 +96,9 @@ enum BenchCommand {
 pub fn run(mut args: BenchArgs) -> Result<()> {
     if let Some(BenchCommand::Serve(serve)) = args.command.take() {
         return serve::run(*serve);
+    }
+    if let [shape, path] = &args.make_model[..] {
+        return make_model::run(shape, Path::new(path));
     }
     if args.ceilings {
         return ceilings::run(&args);

@@ -205,6 +205,22 @@ fn bench_profiles_by_operation() {
 }
 
 #[test]
+fn bench_makes_a_model_and_measures_it() {
+    let path = scratch("make-model").join("small.gguf");
+    let file = path.to_str().expect("UTF-8");
+    let made = aieng(&["bench", "--make-model", "llama-small", file]);
+    assert_eq!((made.code, made.stdout.trim_end(), made.stderr.as_str()), (Some(0), file, ""));
+    let files: Vec<_> = fs::read_dir(path.parent().expect("a folder")).expect("scratch").collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let json = aieng(&["bench", "-m", file, "-p", "8", "-n", "2", "-r", "1", "--json"]).json();
+    assert_eq!(json[1]["test"], "tg2");
+    assert_eq!(aieng(&["tokenize", "-m", file, "--json", "hi"]).json()["token_ids"].as_array().map(Vec::len), Some(3));
+
+    aieng(&["bench", "--make-model", "llama-9t", file]).assert_refused(2, &["llama-9t", "llama-1b"]);
+    aieng(&["bench", "--make-model", "llama-small", "/nowhere/x.gguf"]).assert_refused(1, &["/nowhere/x.gguf"]);
+}
+
+#[test]
 fn bench_measures_the_ceilings() {
     let json = aieng(&["bench", "--ceilings", "--json", "-t", "1", "--isa", "portable"]).json();
     assert_eq!((json[0]["isa"].as_str(), json[0]["threads"].as_u64()), (Some("portable"), Some(1)));
