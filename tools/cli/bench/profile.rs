@@ -45,7 +45,7 @@ pub fn run(args: &BenchArgs, configs: &[EngineConfig]) -> Result<()> {
     args.plot.as_deref().map_or(Ok(()), |path| draw(path, &reports))
 }
 
-/// A prefill of each of `-p`, and a step that decodes each of `--sequences`, unless `-n` is 0; all at each depth.
+/// A prefill of each of `-p`, and a step that decodes each of `--sequences` at once, unless `-n` is 0; all at each depth.
 fn loads(args: &BenchArgs) -> Result<Vec<Load>> {
     let mut loads = Vec::new();
     for &depth in &args.n_depth.0 {

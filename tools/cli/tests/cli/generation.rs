@@ -247,3 +247,38 @@ fn perplexity_reports_in_a_pipe_without_progress() {
     let text = aieng(&base);
     assert!(text.stdout.starts_with("perplexity "), "{text:?}");
 }
+
+#[test]
+fn bench_takes_turns() {
+    let folder = scratch("turns").join("small.gguf");
+    let file = folder.to_str().expect("UTF-8");
+    aieng(&["bench", "--make-model", "llama-small", file]);
+    let turns = |orders: &str| {
+        let args = ["bench", "turns", "-m", file, "--context", "512", "--sequences", "4", "-t", "1"];
+        aieng_with_input(&args, orders.as_bytes())
+    };
+    let order = |test: &str, sizes: [usize; 4]| {
+        let [prompt, generate, sequences, depth] = sizes;
+        serde_json::json!({ "test": test, "prompt": prompt, "generate": generate, "sequences": sequences, "depth": depth })
+            .to_string()
+            + "\n"
+    };
+    let done = turns(&(order("pp32", [32, 0, 1, 0]) + &order("tg4x4", [0, 4, 4, 0]) + &order("deep", [0, 4, 1, 100])));
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    let lines: Vec<Value> = done.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[0]["ready"], env!("CARGO_PKG_VERSION"));
+    let tokens: Vec<_> = lines[1..].iter().map(|line| (line["test"].as_str(), line["tokens"].as_f64())).collect();
+    assert_eq!(tokens, [(Some("pp32"), Some(32.0)), (Some("tg4x4"), Some(16.0)), (Some("deep"), Some(4.0))]);
+    assert!(lines[1..].iter().all(|line| line["seconds"][0].as_f64() > Some(0.0)), "{lines:?}");
+
+    let cases = [
+        (order("none", [0, 0, 1, 0]), "none: nothing to measure"),
+        (order("wide", [8, 0, 5, 0]), "wide: more than"),
+        (order("long", [600, 0, 1, 0]), "long: more than"),
+        ("{}\n".into(), "standard input, line 1"),
+    ];
+    for (orders, words) in cases {
+        let refused = turns(&orders);
+        assert!(refused.code == Some(2) && refused.stderr.contains(words), "{refused:?}");
+    }
+}
