@@ -47,14 +47,26 @@ pub struct OutOfMemory {
     pub bytes: usize,
 }
 
-/// How exactly the CPU takes the activations that meet a quantised weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// 8 bits: an error of up to 0.4% of the greatest activation in a block of 32.
-    #[default]
-    Coarse,
-    /// 16 bits, for twice the multiplications.
-    Fine,
+/// How exactly the CPU takes the activations that meet a quantised weight: a block of 32 of them is rounded to 8 bits, an
+/// error of up to 0.4% of its greatest magnitude, or to 16 bits for twice the multiplications. Most of the error comes from
+/// few blocks, those with the greatest magnitudes, and these are the same few in most rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Precision(f32);
+
+impl Precision {
+    /// 8 bits everywhere.
+    pub const COARSE: Precision = Precision(f32::INFINITY);
+    /// 16 bits everywhere.
+    pub const FINE: Precision = Precision(0.0);
+
+    /// 16 bits for the blocks whose greatest magnitude is above `threshold` times the mean of those of the row's blocks.
+    pub const fn fine_above(threshold: f32) -> Precision {
+        Precision(threshold)
+    }
+
+    pub(super) fn threshold(self) -> f32 {
+        self.0
+    }
 }
 
 /// A matrix `[rows, cols]` with an optional bias `[rows]`. It may consist of parts of different formats, one above the
@@ -90,7 +102,7 @@ impl Weight {
                 Device::Cpu(cpu) => interleave(cpu, source, cols, &mut |range| copied(i, range))?,
             });
         }
-        let weight = Weight { cols, parts, bias: (!bias.is_empty()).then_some(bias), precision: Precision::default() };
+        let weight = Weight { cols, parts, bias: (!bias.is_empty()).then_some(bias), precision: Precision::COARSE };
         assert!(weight.bias.as_ref().is_none_or(|b| b.len() == weight.rows()), "length of the bias");
         Ok(weight)
     }

@@ -1,12 +1,6 @@
 //! A model's weights, found by GGUF's tensor names, checked against the spec and laid out for the device.
 //!
 //! Projections that read the same input are joined: q, k and v; gate and up.
-//!
-//! Where 8-bit activations cost too much they are taken with 16 ([`Precision::Fine`]): everywhere but in gate and up,
-//! which have half of the multiplications. Perplexity of SmolLM2 Q4_1 on the GPL (f32: 18.300) and the greatest error of
-//! the golden first-token log-probabilities: 18.376 and 0.35 with 8 bits everywhere, 18.358 and 0.23 with a fine head,
-//! 18.325 and 0.20 with fine attention projections too, 18.315 and 0.13 with a fine down projection too, 18.300 and 0.003
-//! with 16 bits everywhere. Decoding one sequence waits for memory and hardly notices.
 
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
 use crate::load::{Gguf, TensorInfo};
@@ -16,6 +10,15 @@ use aieng_kernels::quant::dequantize_row;
 use aieng_kernels::rope::Frequencies;
 use aieng_kernels::{Bytes, Device, Weight};
 use std::sync::Arc;
+
+/// Activations whose 8 bits would cost most have 16: those of the blocks that stand out. Of SmolLM2 Q4_1 perplexity on the
+/// GPL (f32: 18.300) and the greatest error of the golden first-token log-probabilities (of Gemma 3 the same against the
+/// reference device, and the distance from llama.cpp): 18.376 and 0.35 with 8 bits everywhere; 18.313, 0.10, (0.17, 0.28)
+/// with 16 everywhere but in gate and up; 18.312, 0.13, (0.12, 0.25) with these, which cost a fifth more multiplications than
+/// 8 bits everywhere; 18.306, 0.13, (0.13, 0.39) with 2.0 everywhere.
+const HEAD: Precision = Precision::fine_above(1.0);
+const ATTENTION: Precision = Precision::fine_above(1.5);
+const FEED_FORWARD: Precision = Precision::fine_above(2.0);
 
 /// All weights.
 #[derive(Debug)]
@@ -83,11 +86,11 @@ impl Weights {
         let embedding = loader.get("token_embd.weight")?;
         let vocab = embedding.shape.get(1).copied().unwrap_or(1);
         let embedding = loader.matrix(&["token_embd.weight"], &[vocab], hidden, Vec::new())?;
-        let embedding = embedding.with_precision(Precision::Fine);
+        let embedding = embedding.with_precision(HEAD);
         let head = match file.tensor("output.weight") {
             Some(_) => {
                 let head = loader.matrix(&["output.weight"], &[vocab], hidden, Vec::new())?;
-                Some(head.with_precision(Precision::Fine))
+                Some(head.with_precision(HEAD))
             }
             None => None,
         };
@@ -129,15 +132,14 @@ impl Loader<'_> {
         let qkv_bias = if spec.attn.qkv_bias { self.qkv_bias(i, q, kv)? } else { Vec::new() };
         Ok(LayerWeights {
             attn_norm: self.vector(&name("attn_norm"), hidden)?,
-            qkv: matrix(&["attn_q", "attn_k", "attn_v"], &[q, kv, kv], hidden, qkv_bias)?
-                .with_precision(Precision::Fine),
+            qkv: matrix(&["attn_q", "attn_k", "attn_v"], &[q, kv, kv], hidden, qkv_bias)?.with_precision(ATTENTION),
             q_norm: vector_if(spec.attn.qk_norm, "attn_q_norm", head_dim)?,
             k_norm: vector_if(spec.attn.qk_norm, "attn_k_norm", head_dim)?,
-            output: matrix(&["attn_output"], &[hidden], q, Vec::new())?.with_precision(Precision::Fine),
+            output: matrix(&["attn_output"], &[hidden], q, Vec::new())?.with_precision(ATTENTION),
             attn_post_norm: vector_if(spec.post_norms, "post_attention_norm", hidden)?,
             mlp_norm: self.vector(&name("ffn_norm"), hidden)?,
-            gate_up: matrix(&["ffn_gate", "ffn_up"], &[width, width], hidden, Vec::new())?,
-            down: matrix(&["ffn_down"], &[hidden], width, Vec::new())?.with_precision(Precision::Fine),
+            gate_up: matrix(&["ffn_gate", "ffn_up"], &[width, width], hidden, Vec::new())?.with_precision(FEED_FORWARD),
+            down: matrix(&["ffn_down"], &[hidden], width, Vec::new())?.with_precision(FEED_FORWARD),
             mlp_post_norm: vector_if(spec.post_norms, "post_ffw_norm", hidden)?,
         })
     }
