@@ -22,7 +22,7 @@ from typing import Optional
 
 import chart
 import engines
-from rows import LLAMA_1B, ROWS, cores, one_sequence, results
+from rows import LLAMA_1B, ROWS, cores, results
 
 COLUMNS = ("model", "test", "threads", "engine", "median", "unit", "min", "max", "ratio", "of_ceiling")
 # Between two turns, so that the one's threads have gone to sleep when the other begins.
@@ -72,13 +72,13 @@ def measure(engine, cell, threads):
     return engine.speed(cell.test, cell.threads or threads)
 
 
-def takes(engine, cell):
-    """Whether an engine is measured on a cell."""
-    if isinstance(engine, engines.MemoryCeiling):
-        return one_sequence(cell)
-    if isinstance(engine, engines.AiengAvx2):
-        return cell.test in ("pp512", "tg128") and cell.threads is None and not cell.busy and cell.model != LLAMA_1B
-    return engine.takes(cell.test)
+def skip(name, why):
+    print(f"SKIPPED: {name}: {why}", file=sys.stderr, flush=True)
+
+
+def without(values, engine):
+    """A cell's values but for an engine's, which would be fewer than the others'."""
+    return defaultdict(list, {name: of for name, of in values.items() if name != engine})
 
 
 def take_turns(model, cells, kinds, args):
@@ -91,9 +91,15 @@ def take_turns(model, cells, kinds, args):
         for _ in range(args.reps):
             for cell in (cell for cell in cells if cell.turns == family):
                 with neighbours(cell.busy):
-                    for engine in running:
-                        if takes(engine, cell):
+                    for engine in [engine for engine in running if engine.takes(cell)]:
+                        try:
                             values[cell][names[engine]].append(measure(engine, cell, args.threads))
+                        except engines.Failed as failed:
+                            if not engine.is_optional:
+                                raise
+                            skip(engine.name, f"{model}: {failed}")
+                            running.remove(engine)
+                            values = {cell: without(of, names[engine]) for cell, of in values.items()}
         yield family, values
     for engine in running:
         engine.close()
@@ -142,12 +148,23 @@ def arguments():
 
 
 def main():
-    args, rows, optional = arguments()
+    try:
+        report(*arguments())
+    except engines.Failed as failed:
+        sys.exit(str(failed))
+
+
+def report(args, rows, optional):
     build = ["cargo", "build", "--release", "--quiet", "--package", "aieng-cli"]
     engines.run(*build, "--manifest-path", engines.ROOT / "Cargo.toml")
     engines.LlamaCpp.setup()
     kinds = [engines.Aieng, engines.AiengAvx2, engines.LlamaCpp, engines.MemoryCeiling]
-    kinds += [kind for kind in optional if kind.setup()]
+    for kind in optional:
+        try:
+            kind.setup()
+            kinds.append(kind)
+        except engines.Failed as failed:
+            skip(kind.name, failed)
     print(f"{machine()}, {datetime.date.today()}\n")
     print("| " + " | ".join(COLUMNS) + " |")
     print("| --- | --- | --: | --- | --: | --- | --: | --: | --: | --: |")
@@ -156,10 +173,12 @@ def main():
         done.append(row)
         cells = ("" if row[column] is None else str(row[column]) for column in COLUMNS)
         print("| " + " | ".join(cells) + " |", flush=True)
+    if any(row["engine"] == engines.OpenVino.name for row in done):
+        print(f"\n{engines.OpenVino.name} computes another model: no ratio is to it.")
     print("\n" + "; ".join(sorted({row["version"] for row in done if row["version"]})))
     if args.json:
-        report = {"machine": machine(), "reps": args.reps, "rows": done}
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+        whole = {"machine": machine(), "reps": args.reps, "rows": done}
+        Path(args.json).write_text(json.dumps(whole, indent=1) + "\n")
     if args.plot:
         Path(args.plot).write_text(chart.ratios(done, machine()))
 

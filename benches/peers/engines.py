@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from rows import ALL, LLAMA_1B
+
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target" / "release" / "aieng"
 TOOLCHAIN = ROOT / ".toolchain"
@@ -26,10 +28,14 @@ FULL = 2047
 WARM_UP = ("pp512", "tg32")
 
 
+class Failed(Exception):
+    """What an engine could not do, in words."""
+
+
 def run(*command, **options):
     done = subprocess.run(command, text=True, **options)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}")
+        raise Failed(f"{' '.join(map(str, command))}: exit code {done.returncode}")
     return done.stdout
 
 
@@ -59,7 +65,7 @@ class Driver:
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"{self.name}: its process ended with exit code {self.process.wait()}")
+            raise Failed(f"{self.name}: its process ended with exit code {self.process.wait()}")
         return json.loads(line)
 
     def speed(self, test):
@@ -78,6 +84,8 @@ class Engine:
     # Whether the ratios of a row may be to it.
     is_peer = False
     is_ceiling = False
+    # Whether the comparison goes on without it.
+    is_optional = False
 
     def __init__(self, model):
         self.model = model
@@ -88,8 +96,8 @@ class Engine:
             self.drivers[threads] = Driver(self.name, self.command(threads))
         return self.drivers[threads].speed(test)
 
-    def takes(self, _test):
-        """Whether it can be measured on a test."""
+    def takes(self, _cell):
+        """Whether it is measured on a cell."""
         return True
 
     def close(self):
@@ -117,7 +125,7 @@ class Aieng(Engine):
             seconds = time.perf_counter() - begin
             process.stdout.read()
         if not first or process.returncode != 0:
-            sys.exit(f"{self.name}: no answer, exit code {process.returncode}")
+            raise Failed(f"{self.name}: no answer, exit code {process.returncode}")
         return seconds
 
     def memory(self, threads):
@@ -127,13 +135,16 @@ class Aieng(Engine):
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
-            sys.exit(f"{self.name}: exit code {process.returncode}")
+            raise Failed(f"{self.name}: exit code {process.returncode}")
         return usage.ru_maxrss / 1024
 
 
 class AiengAvx2(Aieng):
     name = "aieng-avx2"
     isa = ["--isa", "avx2"]
+
+    def takes(self, cell):
+        return cell.test in ("pp512", "tg128") and cell.threads is ALL and not cell.busy and cell.model != LLAMA_1B
 
 
 class LlamaCpp(Engine):
@@ -178,11 +189,15 @@ class MemoryCeiling:
     reads, and nothing else took time."""
 
     name = "memory ceiling"
-    is_peer = False
+    is_peer = is_optional = False
     is_ceiling = True
 
     def __init__(self, model):
         self.bytes = json.loads(output(BINARY, "info", "-m", model, "--json"))["bytes"]
+
+    def takes(self, cell):
+        """At a depth, and with many sequences, weights are not most of what is read; busy neighbours would slow it down, too."""
+        return cell.test.startswith("tg") and "x" not in cell.test and "@" not in cell.test and not cell.busy
 
     def version(self):
         return None
@@ -195,5 +210,48 @@ class MemoryCeiling:
         pass
 
 
-# Peers that are measured when they are asked for, by name.
-OPTIONAL = {}
+class Wheel(Engine):
+    """A peer that is measured when it is asked for, by optional_bench.py: a Python package whose wheel runs here."""
+
+    is_optional = True
+
+    @classmethod
+    def python(cls):
+        return TOOLCHAIN / f"peers-{cls.name}" / "bin" / "python"
+
+    @classmethod
+    def setup(cls):
+        folder = cls.python().parents[1]
+        stamp = folder / "installed"
+        if stamp.exists() and stamp.read_text() == cls.requirement:
+            return
+        run(sys.executable, "-m", "venv", "--clear", folder)
+        run(cls.python(), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", cls.requirement)
+        stamp.write_text(cls.requirement)
+
+    def version(self):
+        return self.requirement.replace("==", " ")
+
+    def command(self, threads):
+        driver = Path(__file__).with_name("optional_bench.py")
+        return [self.python(), driver, "--engine", self.name, "--model", self.model, "--threads", str(threads)]
+
+    def takes(self, cell):
+        return cell.test in ("pp512", "tg128", "tg64") and not cell.busy
+
+
+class OpenVino(Wheel):
+    """No peer in ratios: it rounds the minima of Q4_1 to whole numbers, and so computes another model (on the golden prompts 49
+    of 267 tokens differ, by up to 7.5 nats)."""
+
+    name = "openvino-genai"
+    requirement = "openvino-genai==2026.4.1.0"
+
+
+class MistralRs(Wheel):
+    name = "mistralrs"
+    requirement = "mistralrs==0.9.5"
+    is_peer = True
+
+
+OPTIONAL = {kind.name: kind for kind in (OpenVino, MistralRs)}

@@ -83,11 +83,6 @@ ROWS = [
 ]
 
 
-def one_sequence(cell):
-    """Whether a cell's speed is bounded by reading all weights once a token, as far as they are most of what is read."""
-    return cell.test.startswith("tg") and "x" not in cell.test and "@" not in cell.test and not cell.busy
-
-
 def results(row, values, threads):
     """The rows of the report: one for each engine that has values of all cells. `values` is by cell and engine; an engine is
     its name, its version and whether its speed counts as a peer's."""

@@ -9,7 +9,7 @@ from xml.dom import minidom
 import chart
 import compare
 import engines
-from rows import LLAMA_1B, ROWS, Cell, Row, one_sequence, results
+from rows import LLAMA_1B, ROWS, Cell, Row, results
 
 AIENG, PEER = compare.Name("aieng", "aieng 1"), compare.Name("peer", "peer 2", is_peer=True)
 SLOW = compare.Name("slow", "slow 3", is_peer=True)
@@ -70,9 +70,10 @@ class Rows(unittest.TestCase):
             self.assertEqual(len({(cell.model, cell.turns) for cell in row.cells}), 1, row)
 
     def test_the_ceiling_is_for_one_sequence_that_decodes(self):
-        self.assertTrue(one_sequence(BASE) and one_sequence(ONE))
+        takes = engines.MemoryCeiling.takes
+        self.assertTrue(takes(None, BASE) and takes(None, ONE))
         for cell in (Cell("m", "pp512"), Cell("m", "tg64x16"), Cell("m", "tg128@4096"), Cell("m", "tg128", busy=True)):
-            self.assertFalse(one_sequence(cell), cell)
+            self.assertFalse(takes(None, cell), cell)
 
 
 class Pretended(engines.Engine):
@@ -95,6 +96,9 @@ class Pretended(engines.Engine):
 
 
 class Turns(unittest.TestCase):
+    def setUp(self):
+        Pretended.calls.clear()
+
     def test_engines_take_turns(self):
         kinds = [type(name, (Pretended,), {"name": name}) for name in ("a", "b")]
         rows = [row for row in ROWS if row.name in ("llama-1b-pp512", "llama-1b-x16")]
@@ -108,6 +112,29 @@ class Turns(unittest.TestCase):
         self.assertEqual([(row["engine"], row["median"]) for row in done], [("a", 1.5), ("b", 1.5), ("a", 3.5), ("b", 3.5)])
         self.assertTrue(all(set(compare.COLUMNS) <= set(row) and row["model"] == LLAMA_1B for row in done))
         json.dumps(done, allow_nan=False)
+
+    def turns(self, kinds):
+        with mock.patch.object(sys, "argv", ["compare.py", "--rows", "llama-1b-pp512", "--reps", "3"]):
+            args, rows, _ = compare.arguments()
+        with mock.patch.object(compare, "model_file", lambda model: model), mock.patch.object(compare, "PAUSE", 0):
+            return [row["engine"] for row in compare.compare(rows, kinds, args)]
+
+    def test_an_optional_engine_that_fails_is_left_out_and_named(self):
+        def speed(engine, _test, _threads):
+            engine.turns += 1
+            if engine.turns == 2:
+                raise engines.Failed("broken")
+            return 1.0
+
+        good = type("good", (Pretended,), {"name": "good"})
+        bad = type("bad", (Pretended,), {"name": "bad", "is_optional": True, "speed": speed})
+        with mock.patch.object(sys, "stderr") as stderr:
+            self.assertEqual(self.turns([bad, good]), ["good"])
+        written = "".join(call.args[0] for call in stderr.write.call_args_list)
+        self.assertIn("SKIPPED: bad: llama-1b-q4_0: broken", written)
+        bad.is_optional = False
+        with self.assertRaises(engines.Failed):
+            self.turns([bad, good])
 
     def test_wrong_options_are_refused(self):
         for options in (["--rows", "nope"], ["--reps", "0"], ["--threads", "0"], ["--engines", "nope"]):
