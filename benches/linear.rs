@@ -4,7 +4,7 @@ mod harness;
 
 use aieng_kernels::cpu::ceiling::Arithmetic;
 use aieng_kernels::linear::{Precision, Source};
-use aieng_kernels::{AlignedBuffer, Bytes, DType, Device, Isa, Scratch, Tensor, TensorMut, Weight, linear};
+use aieng_kernels::{AlignedBuffer, Arena, Bytes, DType, Device, Isa, Scratch, Tensor, TensorMut, Weight, linear};
 use harness::{Bench, Work};
 use std::sync::Arc;
 
@@ -46,7 +46,9 @@ fn some_weight(device: &Device, dtype: DType) -> Weight {
     let half = 0x2345u16.to_le_bytes();
     buffer.as_mut_slice().iter_mut().enumerate().for_each(|(i, b)| *b = half[i % 2]);
     let source = Source { dtype, rows: ROWS, bytes: Bytes::Owned(Arc::new(buffer)) };
-    Weight::new(device, COLS, &[source], Vec::new(), &mut |_, _| ()).expect("memory")
+    // In huge pages, as a model's.
+    let arena = Arena::new(source.bytes.as_slice().len()).expect("memory");
+    Weight::new(device, COLS, &[source], Vec::new(), &arena, &mut |_, _| ()).expect("memory")
 }
 
 fn row(bench: &Bench, cells: &[&str], weight: Weight, batch: usize) {

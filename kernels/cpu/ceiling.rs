@@ -6,7 +6,7 @@
 
 use super::simd::{Kernel, Simd};
 use super::{Cpu, Isa, SyncMutPtr, SyncPtr};
-use crate::AlignedBuffer;
+use crate::Arena;
 use crate::linear::OutOfMemory;
 use std::hint::black_box;
 use std::time::Instant;
@@ -128,7 +128,8 @@ fn best_rate(cpu: &Cpu, once: &(dyn Fn(usize, usize) + Sync)) -> f64 {
 /// Bytes a second, each thread reading its own part of `bytes` over and over. The median: neighbours share memory and caches,
 /// and what they leave is all that a kernel can have.
 fn read_rate(cpu: &Cpu, bytes: usize) -> Result<f64, OutOfMemory> {
-    let mut buffer = AlignedBuffer::new(bytes).ok_or(OutOfMemory { bytes })?;
+    // Where weights lie: in huge pages.
+    let mut buffer = Arena::new(bytes).and_then(|arena| arena.buffer(bytes)).ok_or(OutOfMemory { bytes })?;
     let part = bytes / cpu.pool().threads() / Read::STEP * Read::STEP;
     let data = SyncMutPtr(buffer.as_mut_slice().as_mut_ptr());
     // Pages that nobody has written are all one page of zeros; the thread that reads them should have them near.

@@ -14,7 +14,7 @@ mod tests;
 mod weight;
 
 pub use activations::Scratch;
-pub use weight::{OutOfMemory, Precision, Source, Weight};
+pub use weight::{OutOfMemory, Precision, Source, Weight, laid_out_bytes};
 
 use crate::{Device, Tensor, TensorMut};
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Arena;
 use crate::quant::DType;
 use crate::testing::{Matrix, Rng, assert_close, cpus, random_source};
 
@@ -24,7 +25,9 @@ fn run(device: &Device, x: &Matrix, sources: &[Source], bias: &[f32]) -> Matrix 
 }
 
 fn run_with(precision: Precision, device: &Device, x: &Matrix, sources: &[Source], bias: &[f32]) -> Matrix {
-    let w = Weight::new(device, x.cols(), sources, bias.to_vec(), &mut |_, _| ()).unwrap().with_precision(precision);
+    let arena = Arena::default();
+    let w = Weight::new(device, x.cols(), sources, bias.to_vec(), &arena, &mut |_, _| ()).unwrap();
+    let w = w.with_precision(precision);
     let mut y = Matrix::poisoned(x.rows(), w.rows());
     linear(device, x.view(), &w, &mut Scratch::default(), &mut y.view_mut());
     y

@@ -7,7 +7,7 @@
 
 use crate::cpu::{LANES, SyncMutPtr};
 use crate::quant::{DType, dequantize_row};
-use crate::{AlignedBuffer, Bytes, Cpu, Device};
+use crate::{Arena, Bytes, Cpu, Device};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -81,7 +81,7 @@ pub struct Weight {
 
 impl Weight {
     /// The matrix of `sources` from top to bottom, laid out for `device`. Where that copies them, `copied(i, range)` says
-    /// that these bytes of source `i` are not needed any more.
+    /// that these bytes of source `i` are not needed any more; the copy lies in `arena`, if that has room.
     ///
     /// Panics if a source's bytes do not fit its shape, or the bias (empty: none) has not one value for each row.
     pub fn new(
@@ -89,6 +89,7 @@ impl Weight {
         cols: usize,
         sources: &[Source],
         bias: Vec<f32>,
+        arena: &Arena,
         copied: &mut dyn FnMut(usize, Range<usize>),
     ) -> Result<Weight, OutOfMemory> {
         let mut parts = Vec::with_capacity(sources.len());
@@ -99,7 +100,7 @@ impl Weight {
                 Device::Reference => {
                     Part { dtype: source.dtype, rows: source.rows, layout: Layout::Rows, bytes: source.bytes.clone() }
                 }
-                Device::Cpu(cpu) => interleave(cpu, source, cols, &mut |range| copied(i, range))?,
+                Device::Cpu(cpu) => interleave(cpu, source, cols, arena, &mut |range| copied(i, range))?,
             });
         }
         let weight = Weight { cols, parts, bias: (!bias.is_empty()).then_some(bias), precision: Precision::COARSE };
@@ -194,6 +195,11 @@ fn units(dtype: DType) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
+/// Bytes that `rows` rows of `cols` elements take as tiles.
+pub fn laid_out_bytes(dtype: DType, rows: usize, cols: usize) -> usize {
+    rows.next_multiple_of(LANES) * dtype.row_bytes(cols)
+}
+
 /// Bytes that are copied between two reports of what was copied.
 const BAND_BYTES: usize = 8 << 20;
 
@@ -201,12 +207,13 @@ fn interleave(
     cpu: &Cpu,
     source: &Source,
     cols: usize,
+    arena: &Arena,
     copied: &mut dyn FnMut(Range<usize>),
 ) -> Result<Part, OutOfMemory> {
     let tile_bytes = LANES * source.dtype.row_bytes(cols);
     let tiles = source.rows.div_ceil(LANES);
-    let bytes = tiles * tile_bytes;
-    let mut buffer = AlignedBuffer::new(bytes).ok_or(OutOfMemory { bytes })?;
+    let bytes = laid_out_bytes(source.dtype, source.rows, cols);
+    let mut buffer = arena.buffer(bytes).ok_or(OutOfMemory { bytes })?;
     let out = SyncMutPtr(buffer.as_mut_slice().as_mut_ptr());
     let rows = source.bytes.as_slice();
     let band = (BAND_BYTES / tile_bytes.max(1)).max(1);

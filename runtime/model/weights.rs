@@ -5,10 +5,10 @@
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
 use crate::load::{Gguf, TensorInfo};
 use crate::{Error, Result};
-use aieng_kernels::linear::{Precision, Source};
+use aieng_kernels::linear::{Precision, Source, laid_out_bytes};
 use aieng_kernels::quant::dequantize_row;
 use aieng_kernels::rope::Frequencies;
-use aieng_kernels::{Bytes, Device, Weight};
+use aieng_kernels::{Arena, Bytes, Device, Weight};
 use std::sync::Arc;
 
 /// Activations whose 8 bits would cost most have 16: those of the blocks that stand out. Of SmolLM2 Q4_1 perplexity on the
@@ -81,7 +81,7 @@ impl Weights {
 
     /// Reads all weights; `progress` gets the fraction done after each layer.
     pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: &mut dyn FnMut(f32)) -> Result<Weights> {
-        let loader = Loader { file, device };
+        let loader = Loader { file, device, arena: arena(file, device)? };
         let hidden = spec.hidden;
         let embedding = loader.get("token_embd.weight")?;
         let vocab = embedding.shape.get(1).copied().unwrap_or(1);
@@ -104,9 +104,20 @@ impl Weights {
     }
 }
 
+/// Memory for all matrices as the device wants them.
+fn arena(file: &Gguf, device: &Device) -> Result<Arena> {
+    let bytes = |t: &TensorInfo| match (device, t.shape.as_slice()) {
+        (Device::Cpu(_), [cols, rows]) => laid_out_bytes(t.dtype, *rows, *cols).next_multiple_of(64),
+        _ => 0,
+    };
+    let bytes = file.tensors().iter().map(bytes).fold(0, usize::saturating_add);
+    Arena::new(bytes).ok_or_else(|| Error::OutOfMemory(format!("weights: no memory for {bytes} bytes")))
+}
+
 struct Loader<'a> {
     file: &'a Arc<Gguf>,
     device: &'a Device,
+    arena: Arena,
 }
 
 impl Loader<'_> {
@@ -169,7 +180,7 @@ impl Loader<'_> {
                 self.file.release_range(tensor, range);
             }
         };
-        Weight::new(self.device, cols, &sources, bias, &mut copied)
+        Weight::new(self.device, cols, &sources, bias, &self.arena, &mut copied)
             .map_err(|e| Error::OutOfMemory(format!("tensor {}: no memory for {} bytes", names[0], e.bytes)))
     }
 
