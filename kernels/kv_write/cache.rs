@@ -138,7 +138,7 @@ impl KvCache {
     }
 
     /// Bytes of a block of layer `layer`.
-    fn block_bytes(&self, layer: usize) -> usize {
+    pub fn block_bytes(&self, layer: usize) -> usize {
         2 * self.layers[layer].heads * head_bytes(self.layers[layer], self.dtype)
     }
 

@@ -2,7 +2,9 @@
 
 mod arch;
 mod forward;
+mod profile;
 mod spec;
+pub mod synthetic;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "testing"))]
@@ -10,6 +12,7 @@ pub mod tiny;
 mod weights;
 
 pub use arch::spec as read_spec;
+pub use profile::{Op, Spent, Work};
 pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
 pub use weights::{LayerWeights, Weights};
 
@@ -164,7 +167,7 @@ fn default_kv_dtype(device: &Device) -> KvDType {
 }
 
 /// The device that `config` asks for.
-fn open_device(config: &EngineConfig) -> Result<Device> {
+pub(crate) fn open_device(config: &EngineConfig) -> Result<Device> {
     let DeviceConfig::Cpu(isa) = config.device else {
         return Ok(Device::Reference);
     };
