@@ -188,7 +188,7 @@ fn f32_rate(cpu: &Cpu) -> f64 {
     match isa {
         Isa::Portable => rate(2 * 2 * 16, &|_, rounds| isa.run(Fma::<2> { rounds })),
         Isa::Avx2 => rate(2 * 6 * 16, &|_, rounds| isa.run(Fma::<6> { rounds })),
-        Isa::Avx512 => rate(2 * 12 * 16, &|_, rounds| isa.run(Fma::<12> { rounds })),
+        Isa::Avx512 | Isa::Avx512Bf16 => rate(2 * 12 * 16, &|_, rounds| isa.run(Fma::<12> { rounds })),
     }
 }
 
@@ -223,7 +223,9 @@ fn int8_rate(cpu: &Cpu) -> Option<f64> {
         Isa::Avx2 => Some(x86::OPERATIONS_MADDUBS * best_rate(cpu, &|_, rounds| unsafe { x86::maddubs(rounds) })),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 => Some(x86::OPERATIONS_DPBUSD * best_rate(cpu, &|_, rounds| unsafe { x86::dpbusd(rounds) })),
+        Isa::Avx512 | Isa::Avx512Bf16 => {
+            Some(x86::OPERATIONS_DPBUSD * best_rate(cpu, &|_, rounds| unsafe { x86::dpbusd(rounds) }))
+        }
         #[cfg(not(target_arch = "x86_64"))]
         _ => None,
     }
@@ -231,8 +233,8 @@ fn int8_rate(cpu: &Cpu) -> Option<f64> {
 
 fn bf16_rate(cpu: &Cpu) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
-    if cpu.isa() == Isa::Avx512 && is_x86_feature_detected!("avx512bf16") {
-        // SAFETY: this machine has the instruction.
+    if cpu.isa() == Isa::Avx512Bf16 {
+        // SAFETY: the device was made for an instruction set that this machine has.
         return Some(x86::OPERATIONS_DPBF16 * best_rate(cpu, &|_, rounds| unsafe { x86::dpbf16(rounds) }));
     }
     None
