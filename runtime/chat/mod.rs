@@ -7,6 +7,7 @@
 
 mod functions;
 mod guard;
+mod json;
 #[cfg(test)]
 mod tests;
 
@@ -99,21 +100,36 @@ impl ChatTemplate {
     }
 
     fn render_at(&self, now: SystemTime, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
-        let limits = Limits {
-            fuel: (FUEL + messages.len() * FUEL_PER_MESSAGE + bytes / BYTES_PER_FUEL) as u64,
-            weight: WEIGHT + messages.len() * WEIGHT_PER_MESSAGE + bytes / BYTES_PER_WEIGHT,
-        };
-        let token = |text: &Option<String>| text.as_deref().map_or(Value::UNDEFINED, Value::from);
+        let bytes = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
         let message = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
-        let context = context! {
+        let conversation = context! {
             messages => messages.iter().map(message).collect::<Vec<_>>(),
             add_generation_prompt => add_generation_prompt,
+        };
+        self.render_context(now, Limits::of(messages.len(), bytes), conversation)
+    }
+
+    /// As [`ChatTemplate::render`], for a conversation in JSON: an array of messages, or an object that has it under
+    /// "messages" with whatever else the template knows beside it ("tools", for example). The assistant's turn is opened
+    /// unless "add_generation_prompt" is false.
+    ///
+    /// Errors: as [`ChatTemplate::render`]; [`Error::InvalidArgument`] for what is no such JSON.
+    pub fn render_json(&self, json: &str) -> Result<String> {
+        let (messages, conversation) = json::conversation(json)?;
+        self.render_context(SystemTime::now(), Limits::of(messages, json.len()), conversation)
+    }
+
+    /// Renders with the context that all templates find, and `conversation` before it.
+    fn render_context(&self, now: SystemTime, limits: Limits, conversation: Value) -> Result<String> {
+        let token = |text: &Option<String>| text.as_deref().map_or(Value::UNDEFINED, Value::from);
+        let common = context! {
+            add_generation_prompt => true,
             tools => Value::from(()),
             documents => Value::from(()),
             bos_token => token(&self.bos),
             eos_token => token(&self.eos),
         };
+        let context = context! { ..conversation, ..common };
         let rendered = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("aieng-template".into()).stack_size(STACK_BYTES);
             thread.spawn_scoped(scope, || run(&self.source, limits, now, context)).map(|running| running.join())
@@ -131,6 +147,16 @@ impl ChatTemplate {
 struct Limits {
     fuel: u64,
     weight: usize,
+}
+
+impl Limits {
+    /// For a conversation of so many messages and bytes.
+    fn of(messages: usize, bytes: usize) -> Limits {
+        Limits {
+            fuel: (FUEL + messages * FUEL_PER_MESSAGE + bytes / BYTES_PER_FUEL) as u64,
+            weight: WEIGHT + messages * WEIGHT_PER_MESSAGE + bytes / BYTES_PER_WEIGHT,
+        }
+    }
 }
 
 /// Renders with Jinja as Hugging Face sets it up.

@@ -57,6 +57,7 @@ pub(super) enum Drawn {
 
 pub(super) struct Flight {
     pub(super) id: RequestId,
+    user_data: u64,
     /// One for each candidate.
     streams: Vec<Stream>,
     /// Samples that have not ended.
@@ -101,6 +102,7 @@ impl Flight {
         let shown = request.echo || request.prompt_logprobs.is_some();
         Flight {
             id,
+            user_data: request.user_data,
             streams: (0..candidates).map(|sample| Stream::new(&request, sample, most)).collect(),
             open: candidates as usize,
             n: request.n as usize,
@@ -233,7 +235,7 @@ impl Flight {
         self.prompt.delivered += 1;
         let text = &mut around.scratch.text;
         text.clear();
-        self.prompt.decoder.push(around.tokenizer, token, text);
+        self.prompt.decoder.push(around.tokenizer, token, false, text);
         if self.prompt.delivered == self.prompt.tokens.len() {
             self.prompt.decoder.finish(text);
         }
@@ -250,7 +252,8 @@ impl Flight {
         text: &str,
     ) -> Event {
         let text = CompactString::new(text);
-        Event { request: self.id, sample: sample as u32, origin, token, logprobs, text, finish: None }
+        let (request, user_data) = (self.id, self.user_data);
+        Event { request, user_data, sample: sample as u32, origin, token, logprobs, text, finish: None }
     }
 
     fn finish(&mut self, sample: usize, (reason, stop): End, message: Option<&str>, metrics: &Metrics) -> Box<Finish> {

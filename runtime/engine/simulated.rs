@@ -1,7 +1,7 @@
 //! An engine without a model: steps cost a set time and tokens are a hash, so that scheduling can be measured and an
 //! integration be tested where no model is at hand.
 
-use super::{Engine, EngineConfig, Executor, Sizes};
+use super::{Engine, EngineConfig, Executor, Info, Sizes};
 use crate::Result;
 use crate::batch::Batch;
 use crate::load::{Array, Metadata, Strings, Value};
@@ -43,7 +43,9 @@ impl Engine {
     pub fn simulated(config: &EngineConfig, cost: SimulatedCost) -> Result<Engine> {
         config.validate()?;
         let (executor, sizes) = Simulated::new(config, cost);
-        Engine::with_executor(executor, &metadata(), sizes, config)
+        let metadata = metadata();
+        let info = Info::new(&executor, &metadata);
+        Engine::with_executor(executor, &metadata, sizes, info, config)
     }
 }
 
@@ -102,13 +104,18 @@ impl Executor for Simulated {
     }
 }
 
-/// What a tokenizer needs to know.
+/// What a tokenizer and a chat template need to know.
 pub(super) fn metadata() -> Metadata {
     let mut tokens = Strings::with_capacity(VOCAB);
     BYTE_CHARS.iter().for_each(|c| tokens.push(c.encode_utf8(&mut [0; 4])));
     tokens.push("<|endoftext|>");
     let types = (0..VOCAB).map(|id| if id < 256 { 1 } else { 3 }).collect();
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
+                    {% if add_generation_prompt %}assistant:{% endif %}";
     let entries = [
+        ("general.architecture", Value::String("simulated".into())),
+        ("general.name", Value::String("Simulated".into())),
+        ("tokenizer.chat_template", Value::String(template.into())),
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
         ("tokenizer.ggml.tokens", Value::Array(Array::Strings(tokens))),

@@ -8,8 +8,10 @@
 use super::flight::{Drawn, Flight, Scratch, Surroundings};
 use super::trace;
 use super::{
-    Command, EngineConfig, Event, Executor, FinishReason, MAX_SAMPLES, Provenance, RequestId, Shared, Sizes, Submission,
+    Command, EngineConfig, Event, Executor, Finish, FinishReason, MAX_SAMPLES, Provenance, RequestId, Shared, Sizes,
+    Submission,
 };
+use crate::log::Level;
 use crate::scheduler::{Arrival, Config, Ready, Row, Scheduler, SeqId};
 use crate::tokenizer::Tokenizer;
 use aieng_kernels::BLOCK_TOKENS;
@@ -108,6 +110,7 @@ impl<E: Executor> StepLoop<E> {
             Err(panic) => {
                 let what = panic_message(&*panic);
                 let _ = self.shared.panic.set(what.clone());
+                self.shared.log.say(Level::Error, "engine", || format!("stopped by an internal error: {what}"));
                 (FinishReason::Error, Some(what))
             }
         };
@@ -115,6 +118,7 @@ impl<E: Executor> StepLoop<E> {
         self.shared.shutdown.store(true, Ordering::SeqCst);
         // Ending requests runs the same code that may have panicked, so it is guarded too.
         let _ = catch_unwind(AssertUnwindSafe(|| self.end_all(reason, message.as_deref())));
+        self.shared.log.say(Level::Info, "engine", || "ended".into());
         self.shared.ended.store(true, Ordering::SeqCst);
         self.shared.events.wake();
     }
@@ -165,6 +169,10 @@ impl<E: Executor> StepLoop<E> {
     }
 
     fn accept(&mut self, Submission { id, request, at }: Submission) {
+        self.shared.log.say(Level::Debug, "request", || {
+            let (tokens, max) = (request.prompt.len(), request.sampling.max_tokens);
+            format!("{}: accepted: a prompt of {tokens} tokens, at most {max} more, tenant {}", id.0, request.tenant)
+        });
         self.scheduler.add(Arrival {
             id: sequence(id, 0),
             tokens: request.prompt.iter().map(|t| t.0).collect(),
@@ -245,6 +253,11 @@ impl<E: Executor> StepLoop<E> {
         metrics.prefix_queries.set(stats.prefix_queries);
         metrics.prefix_hits.set(stats.prefix_hits);
         metrics.evictions.set(stats.evictions);
+        if metrics.preemptions.get() == 0 && stats.preemptions > 0 {
+            let what =
+                "the KV cache is too small for its load: the first sequence had to start anew (metrics count them)";
+            self.shared.log.say(Level::Warn, "engine", || what.into());
+        }
         metrics.preemptions.set(stats.preemptions);
     }
 
@@ -341,6 +354,9 @@ impl<E: Executor> StepLoop<E> {
     fn flush(&mut self) {
         while let Some(event) = self.pending.pop_front() {
             trace::deliver(&event);
+            if let Some(finish) = &event.finish {
+                self.shared.log.say(Level::Debug, "request", || ended(&event, finish));
+            }
             // Before the event is there: who sees a request's end may submit the next one.
             let places = usize::from(event.finish.as_ref().is_some_and(|f| f.last));
             self.shared.in_flight.fetch_sub(places, Ordering::SeqCst);
@@ -350,6 +366,17 @@ impl<E: Executor> StepLoop<E> {
             }
         }
     }
+}
+
+/// What the log says of a sample's end.
+fn ended(event: &Event, finish: &Finish) -> String {
+    let Finish { reason, prompt_tokens, cached_tokens, completion_tokens, timings, .. } = finish;
+    let ttft = timings.ttft.unwrap_or_default();
+    let (request, sample) = (event.request.0, event.sample);
+    format!(
+        "{request}: sample {sample} ended ({reason:?}): {prompt_tokens} tokens of prompt, {cached_tokens} of them cached, \
+         {completion_tokens} generated, the first after {ttft:.1?}"
+    )
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

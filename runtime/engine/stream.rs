@@ -81,7 +81,7 @@ impl Stream {
         let cause = self.stop_cause(token, tokenizer);
         if cause.is_none() {
             piece.clear();
-            self.decoder.push(tokenizer, token, piece);
+            self.decoder.push(tokenizer, token, false, piece);
             // What is held back stands behind the stop string.
             if let Some(stop) = self.stops.push(piece, self.generated >= self.least, text) {
                 return Some((FinishReason::Stop, Some(StopCause::Text(stop))));

@@ -82,7 +82,7 @@ mod tests {
         let config = EngineConfig { max_requests: 4, ..EngineConfig::default() };
         let (executor, sizes) = Simulated::new(&config, SimulatedCost::default());
         let tokenizer = Arc::new(Tokenizer::from_metadata(&metadata()).unwrap());
-        let shared = Arc::new(Shared::new(4));
+        let shared = Arc::new(Shared::new(4, Log::default()).unwrap());
         let mut steps = StepLoop::new(executor, sizes, &config, tokenizer, Arc::clone(&shared));
         let sampling = SamplingParams { max_tokens: 2, ignore_eos: true, ..Default::default() };
         let request = Request::new(vec![TokenId(1); 3], sampling);

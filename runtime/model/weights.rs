@@ -8,6 +8,7 @@
 //! 18.325 and 0.20 with fine attention projections too, 18.315 and 0.13 with a fine down projection too, 18.300 and 0.003
 //! with 16 bits everywhere. Decoding one sequence waits for memory and hardly notices.
 
+use super::Progress;
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
 use crate::load::{Gguf, TensorInfo};
 use crate::{Error, Result};
@@ -76,8 +77,8 @@ impl Weights {
             + self.layers.iter().map(layer).sum::<usize>()
     }
 
-    /// Reads all weights; `progress` gets the fraction done after each layer.
-    pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: &mut dyn FnMut(f32)) -> Result<Weights> {
+    /// Reads all weights; `progress` gets the fraction done after each layer; its error ends the load.
+    pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: Progress) -> Result<Weights> {
         let loader = Loader { file, device };
         let hidden = spec.hidden;
         let embedding = loader.get("token_embd.weight")?;
@@ -95,7 +96,7 @@ impl Weights {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (i, layer) in spec.layers.iter().enumerate() {
             layers.push(loader.layer(i, layer, hidden)?);
-            progress((i + 1) as f32 / spec.layers.len() as f32);
+            progress((i + 1) as f32 / spec.layers.len() as f32)?;
         }
         Ok(Weights { embedding, head, norm: loader.vector("output_norm.weight", hidden)?, ropes, layers })
     }

@@ -119,14 +119,26 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The text of `ids`, without control tokens; bytes that are not UTF-8 become U+FFFD.
-    pub fn decode(&self, ids: &[TokenId]) -> String {
+    /// The text of `ids`, without control tokens unless `special`; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// Errors: [`Error::OutOfMemory`].
+    pub fn decode(&self, ids: &[TokenId], special: bool) -> Result<String> {
         let (mut decoder, mut out) = (self.decoder(), String::new());
+        let most = self.max_token_bytes() * char::REPLACEMENT_CHARACTER.len_utf8();
         for &id in ids {
-            decoder.push(self, id, &mut out);
+            if out.capacity() - out.len() < most {
+                out.try_reserve(most).map_err(|_| Error::OutOfMemory(format!("no memory for {} bytes", out.len())))?;
+            }
+            decoder.push(self, id, special, &mut out);
         }
         decoder.finish(&mut out);
-        out
+        Ok(out)
+    }
+
+    /// Bytes of text that one token can stand for, at most.
+    pub fn max_token_bytes(&self) -> usize {
+        // What the vocabulary does not spell is one token for a byte, or for a character.
+        self.vocab.longest().max(4)
     }
 
     /// Number of tokens.

@@ -29,6 +29,11 @@ fn misuse_without_a_model_is_refused() {
 }
 
 #[test]
+fn every_part_works_on_the_simulated_device() {
+    succeed(&mut Command::new(program("surface")));
+}
+
+#[test]
 fn requests_are_checked_and_events_are_whole() {
     let Some(model) = model("requests_are_checked_and_events_are_whole", "smollm2-135m") else { return };
     succeed(Command::new(program("requests")).arg(model));

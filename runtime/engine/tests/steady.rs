@@ -16,7 +16,7 @@ fn decoding(sequences: usize) -> (StepLoop<Simulated>, Arc<Shared>) {
     };
     let (executor, sizes) = Simulated::new(&config, SimulatedCost::default());
     let tokenizer = Arc::new(Tokenizer::from_metadata(&metadata()).unwrap());
-    let shared = Arc::new(Shared::new(sequences));
+    let shared = Arc::new(Shared::new(sequences, Log::default()).unwrap());
     let mut steps = StepLoop::new(executor, sizes, &config, tokenizer, Arc::clone(&shared));
     for id in 0..sequences as u64 {
         let sampling = SamplingParams { max_tokens: 1900, ignore_eos: true, top_p: 0.9, ..Default::default() };
