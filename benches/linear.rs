@@ -59,7 +59,7 @@ fn random_weight(device: &Device, dtype: DType) -> Weight {
 fn median_seconds(device: &Device, weight: &Weight, rows: usize) -> f64 {
     let x: Vec<f32> = (0..rows * COLS).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     let mut y = vec![0.0; rows * ROWS];
-    let mut scratch = Scratch::new(rows, COLS);
+    let mut scratch = Scratch::new(rows, COLS).expect("memory");
     let mut seconds: Vec<f64> = (0..RUNS)
         .map(|_| {
             let start = Instant::now();

@@ -4,7 +4,7 @@
 //! dropped, and counted in the next message.
 
 use crate::queue::Queue;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,7 +52,7 @@ impl Log {
     /// A log whose messages up to `level` are given to `sink`, by a thread that ends with the [`Writer`].
     pub fn new(level: Level, sink: impl FnMut(Record) + Send + 'static) -> Result<(Log, Writer)> {
         let (dropped, closed) = (AtomicU64::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { level, records: Queue::new(CAPACITY)?, dropped, closed });
+        let shared = Arc::new(Shared { level, records: memory::queue("the log", CAPACITY)?, dropped, closed });
         let reader = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("aieng-log".into()).spawn(move || reader.write_to(sink));
         let thread = thread.map_err(|e| Error::OutOfMemory(format!("the log's thread: {e}")))?;

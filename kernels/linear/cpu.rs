@@ -2,7 +2,7 @@
 
 use super::format::{Format, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use super::weight::{Layout, Part};
-use super::{Precision, Weight};
+use super::{OutOfMemory, Precision, Weight};
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
 use crate::quant::DType;
 use crate::{Tensor, TensorMut};
@@ -30,10 +30,22 @@ pub struct Scratch {
 
 impl Scratch {
     /// Room for `rows` rows of `cols` activations; more is allocated when it is needed.
-    pub fn new(rows: usize, cols: usize) -> Scratch {
+    pub fn new(rows: usize, cols: usize) -> Result<Scratch, OutOfMemory> {
         let mut scratch = Scratch::default();
+        let elements = rows.saturating_mul(cols);
+        let Scratch { codes, rests, scales, sums16, sums32 } = &mut scratch;
+        let asked = [
+            codes.try_reserve_exact(elements),
+            rests.try_reserve_exact(elements),
+            scales.try_reserve_exact(elements / BLOCK),
+            sums16.try_reserve_exact(elements / (BLOCK / 2)),
+            sums32.try_reserve_exact(elements / BLOCK),
+        ];
+        if asked.iter().any(Result::is_err) {
+            return Err(OutOfMemory { bytes: elements });
+        }
         scratch.fit(rows, cols);
-        scratch
+        Ok(scratch)
     }
 
     fn fit(&mut self, rows: usize, cols: usize) {

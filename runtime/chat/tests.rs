@@ -11,7 +11,7 @@ fn day() -> SystemTime {
 
 fn metadata(template: &str, bos: &str, eos: &str) -> Metadata {
     let mut tokens = Strings::default();
-    [bos, eos].iter().for_each(|token| tokens.push(token));
+    [bos, eos].iter().for_each(|token| tokens.push(token).unwrap());
     let entries = [
         (TEMPLATE, Entry::String(template.to_owned())),
         (TOKENS, Entry::Array(crate::load::Array::Strings(tokens))),

@@ -74,7 +74,13 @@ impl Model {
         let blocks = kv_blocks(config, context, KvCache::bytes_of_block(dtype, &shapes))?;
         let cache = KvCache::new(dtype, shapes, blocks)
             .map_err(|e| Error::OutOfMemory(format!("KV cache of {blocks} blocks: no memory for {} bytes", e.bytes)))?;
-        let buffers = forward::Buffers::new(&spec, weights.vocab(), config.max_batch_tokens, config.max_sequences)?;
+        let buffers = forward::Buffers::new(
+            &spec,
+            &weights.ropes,
+            weights.vocab(),
+            config.max_batch_tokens,
+            config.max_sequences,
+        )?;
         Ok(Model {
             device,
             spec,
@@ -100,7 +106,7 @@ impl Model {
     }
 
     /// The file it came from.
-    pub fn file(&self) -> &Gguf {
+    pub fn file(&self) -> &Arc<Gguf> {
         &self.file
     }
 

@@ -11,7 +11,7 @@
 use super::Progress;
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
 use crate::load::{Gguf, TensorInfo};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use aieng_kernels::linear::{Precision, Source};
 use aieng_kernels::quant::dequantize_row;
 use aieng_kernels::rope::Frequencies;
@@ -145,6 +145,7 @@ impl Loader<'_> {
 
     fn qkv_bias(&self, i: usize, q: usize, kv: usize) -> Result<Vec<f32>> {
         let mut bias = self.vector(&format!("blk.{i}.attn_q.bias"), q)?;
+        memory::reserve("attention biases", &mut bias, 2 * kv)?;
         bias.extend(self.vector(&format!("blk.{i}.attn_k.bias"), kv)?);
         bias.extend(self.vector(&format!("blk.{i}.attn_v.bias"), kv)?);
         Ok(bias)
@@ -178,7 +179,7 @@ impl Loader<'_> {
         if tensor.shape != [len] {
             return Err(self.error(name, format!("shape {:?}, expected [{len}]", tensor.shape)));
         }
-        let mut out = vec![0.0; len];
+        let mut out = memory::collect(name, len, std::iter::repeat_n(0.0, len))?;
         dequantize_row(tensor.dtype, self.file.bytes(tensor), &mut out);
         Ok(out)
     }

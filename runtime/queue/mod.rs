@@ -6,9 +6,9 @@ mod bell;
 mod ring;
 mod sync;
 
-use crate::Error;
 use bell::Bell;
 use ring::Ring;
+use std::collections::TryReserveError;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -22,9 +22,10 @@ pub struct Queue<T> {
 
 impl<T> Queue<T> {
     /// A queue that holds up to `capacity` items; at least one.
-    pub fn new(capacity: usize) -> crate::Result<Queue<T>> {
-        let missing = |_| Error::OutOfMemory(format!("no memory for a queue of {capacity}"));
-        Ok(Queue { items: Ring::new(capacity).map_err(missing)?, bell: Bell::default() })
+    ///
+    /// Errors: no memory.
+    pub fn new(capacity: usize) -> Result<Queue<T>, TryReserveError> {
+        Ok(Queue { items: Ring::new(capacity)?, bell: Bell::default() })
     }
 
     /// Appends an item and wakes who waits; gives the item back if the queue is full.
