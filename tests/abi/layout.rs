@@ -6,6 +6,7 @@ use crate::support::{root, scratch, succeed};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::process::Command;
+use std::sync::OnceLock;
 
 const SNAPSHOT: &str = "tests/abi/snapshot.txt";
 
@@ -66,6 +67,11 @@ fn written(declarations: &str) -> Vec<String> {
 
 /// Layouts and values as the C compiler has them, one a line.
 fn seen_by_c() -> Vec<String> {
+    static SEEN: OnceLock<Vec<String>> = OnceLock::new();
+    SEEN.get_or_init(ask_c).clone()
+}
+
+fn ask_c() -> Vec<String> {
     let declarations = declarations();
     let mut program = String::from("#include \"aieng.h\"\n#include <stdio.h>\nint main(void) {\n");
     for (name, fields) in structs(&declarations) {
