@@ -261,11 +261,10 @@ pub unsafe extern "C" fn aieng_engine_destroy(engine: *mut aieng_engine) -> aien
         return AIENG_OK;
     }
     guard::call(|| {
-        let me = Some(std::thread::current().id());
         let entry = find(engine)?;
-        if [entry.delivery.as_ref().and_then(Delivery::thread), entry.log.as_ref().and_then(Writer::thread)]
-            .contains(&me)
-        {
+        let callbacks =
+            [entry.delivery.as_ref().and_then(Delivery::thread), entry.log.as_ref().and_then(Writer::thread)];
+        if callbacks.into_iter().flatten().any(|thread| thread == std::thread::current().id()) {
             return Err(invalid("engine: cannot be destroyed by its own callback".into()));
         }
         drop(entry);
