@@ -4,7 +4,7 @@
 
 use aieng_kernels::cpu::Pool;
 use aieng_kernels::linear::{Precision, Source};
-use aieng_kernels::{AlignedBuffer, Bytes, Cpu, DType, Device, Isa, Scratch, Tensor, TensorMut, Weight, linear};
+use aieng_kernels::{AlignedBuffer, Arena, Bytes, Cpu, DType, Device, Isa, Scratch, Tensor, TensorMut, Weight, linear};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,8 +30,8 @@ fn main() {
         device.pin_caller();
         for dtype in DType::ALL {
             let weight = random_weight(&device, dtype);
-            for precision in [Precision::Coarse, Precision::Fine] {
-                if dtype.is_float() && precision == Precision::Fine {
+            for (name, precision) in [("8 bits", Precision::COARSE), ("16 bits", Precision::FINE)] {
+                if dtype.is_float() && precision == Precision::FINE {
                     continue;
                 }
                 let weight = weight.clone().with_precision(precision);
@@ -41,7 +41,7 @@ fn main() {
                     Isa::Portable => "-".to_owned(),
                     _ => format!("{:.0}", (ROWS * COLS * BATCH) as f64 / median_seconds(&device, &weight, BATCH) / 1e9),
                 };
-                println!("| {} | {} | {precision:?} | {bandwidth:.1} | {rate} |", isa.name(), dtype.name());
+                println!("| {} | {} | {name} | {bandwidth:.1} | {rate} |", isa.name(), dtype.name());
             }
         }
     }
@@ -53,7 +53,7 @@ fn random_weight(device: &Device, dtype: DType) -> Weight {
     let half = 0x2345u16.to_le_bytes();
     buffer.as_mut_slice().iter_mut().enumerate().for_each(|(i, b)| *b = half[i % 2]);
     let source = Source { dtype, rows: ROWS, bytes: Bytes::Owned(Arc::new(buffer)) };
-    Weight::new(device, COLS, &[source], Vec::new(), &mut |_, _| ()).expect("memory")
+    Weight::new(device, COLS, &[source], Vec::new(), &Arena::default(), &mut |_, _| ()).expect("memory")
 }
 
 fn median_seconds(device: &Device, weight: &Weight, rows: usize) -> f64 {

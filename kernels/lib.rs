@@ -27,7 +27,7 @@ mod testing;
 
 pub use act_mul::act_mul;
 pub use attention::attention;
-pub use buffer::{AlignedBuffer, Bytes, Floats};
+pub use buffer::{AlignedBuffer, Arena, Bytes, Floats};
 pub use cpu::{Cpu, Isa};
 pub use device::Device;
 pub use embed::embed;

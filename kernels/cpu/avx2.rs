@@ -35,6 +35,23 @@ pub unsafe fn sum8(a: __m256) -> f32 {
     }
 }
 
+/// Exact sums of 16 signed bytes and of the 16 behind them.
+///
+/// # Safety
+/// Needs AVX2, and 32 bytes at `p`.
+#[inline(always)]
+pub unsafe fn sums_i8(p: *const i8) -> [i32; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        // As unsigned bytes each is 128 too much.
+        let bytes = _mm256_xor_si256(_mm256_loadu_si256(p.cast()), _mm256_set1_epi8(-128));
+        let sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+        let sums = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));
+        let first = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums));
+        [first - 16 * 128, _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(sums)) - 16 * 128]
+    }
+}
+
 type F = [__m256; 2];
 type W = [__m256i; 2];
 
@@ -194,6 +211,13 @@ unsafe impl Simd for Avx2 {
         unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
     }
     #[inline(always)]
+    unsafe fn store_words(p: *mut u8, a: W) {
+        unsafe {
+            _mm256_storeu_si256(p.cast(), a[0]);
+            _mm256_storeu_si256(p.add(32).cast(), a[1]);
+        }
+    }
+    #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> W {
         unsafe {
             [_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())), _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8).cast()))]
@@ -253,34 +277,47 @@ unsafe impl Simd for Avx2 {
     /// width of the codes: all eight groups at 4 bits (8 * 2 * 15 * 127 < 2^15), one at 5 to 7 bits; codes of 8 bits are
     /// taken in two parts, `0..=127` and 0 or 128.
     #[inline(always)]
-    unsafe fn dot(bits: u32, groups: usize, codes: &[W; 8], x: *const i8) -> W {
+    unsafe fn add_words(a: W, b: W) -> W {
+        unsafe { both!(_mm256_add_epi32, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sums_i8(p: *const i8) -> [i32; 2] {
+        unsafe { sums_i8(p) }
+    }
+    #[inline(always)]
+    unsafe fn dots<const R: usize>(bits: u32, groups: usize, codes: &[W; 8], x: *const i8, mut sums: [W; R]) -> [W; R] {
         unsafe {
             let ones = _mm256_set1_epi16(1);
-            let mut shorts = [_mm256_setzero_si256(); 2];
-            let mut acc = [_mm256_setzero_si256(); 2];
-            let mut g = 0;
-            while g < groups {
-                let x = _mm256_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned());
-                for h in 0..2 {
-                    let c = codes[g][h];
-                    if bits <= 4 {
-                        shorts[h] = _mm256_add_epi16(shorts[h], _mm256_maddubs_epi16(c, x));
-                    } else if bits <= 7 {
-                        acc[h] = _mm256_add_epi32(acc[h], _mm256_madd_epi16(_mm256_maddubs_epi16(c, x), ones));
-                    } else {
-                        let low = _mm256_and_si256(c, _mm256_set1_epi8(127));
-                        let high = _mm256_and_si256(c, _mm256_set1_epi8(-128));
-                        let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones);
-                        let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), ones);
-                        acc[h] = _mm256_add_epi32(acc[h], _mm256_add_epi32(low, high));
+            // Products of codes up to 4 bits: 8 pairs of them fit 16 bits.
+            let mut shorts = [[_mm256_setzero_si256(); 2]; R];
+            for g in 0..groups {
+                for r in 0..R {
+                    let x = _mm256_set1_epi32(x.add(4 * (R * g + r)).cast::<i32>().read_unaligned());
+                    for h in 0..2 {
+                        let c = codes[g][h];
+                        if bits <= 4 {
+                            shorts[r][h] = _mm256_add_epi16(shorts[r][h], _mm256_maddubs_epi16(c, x));
+                        } else if bits <= 7 {
+                            let sum = _mm256_madd_epi16(_mm256_maddubs_epi16(c, x), ones);
+                            sums[r][h] = _mm256_add_epi32(sums[r][h], sum);
+                        } else {
+                            let low = _mm256_and_si256(c, _mm256_set1_epi8(127));
+                            let high = _mm256_and_si256(c, _mm256_set1_epi8(-128));
+                            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones);
+                            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), ones);
+                            sums[r][h] = _mm256_add_epi32(sums[r][h], _mm256_add_epi32(low, high));
+                        }
                     }
                 }
-                g += 1;
             }
             if bits <= 4 {
-                acc = [_mm256_madd_epi16(shorts[0], ones), _mm256_madd_epi16(shorts[1], ones)];
+                for r in 0..R {
+                    for h in 0..2 {
+                        sums[r][h] = _mm256_add_epi32(sums[r][h], _mm256_madd_epi16(shorts[r][h], ones));
+                    }
+                }
             }
-            acc
+            sums
         }
     }
 }

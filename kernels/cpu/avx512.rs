@@ -129,6 +129,10 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn store_words(p: *mut u8, a: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), a) }
+    }
+    #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> __m512i {
         unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
     }
@@ -169,16 +173,44 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))) }
     }
     #[inline(always)]
-    unsafe fn dot(_bits: u32, groups: usize, codes: &[__m512i; 8], x: *const i8) -> __m512i {
+    unsafe fn add_words(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sums_i8(p: *const i8) -> [i32; 2] {
+        unsafe { super::avx2::sums_i8(p) }
+    }
+    #[inline(always)]
+    unsafe fn dots<const R: usize>(
+        _bits: u32,
+        groups: usize,
+        codes: &[__m512i; 8],
+        x: *const i8,
+        mut sums: [__m512i; R],
+    ) -> [__m512i; R] {
         unsafe {
-            let mut acc = _mm512_setzero_si512();
-            let mut g = 0;
-            while g < groups {
-                let x = _mm512_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned());
-                acc = _mm512_dpbusd_epi32(acc, codes[g], x);
-                g += 1;
+            // A product waits for the one before it in its chain: few rows get several chains each.
+            let chains = if R == 1 {
+                4
+            } else if R == 2 {
+                2
+            } else {
+                1
+            };
+            let mut others = [[_mm512_setzero_si512(); R]; 3];
+            for g in 0..groups {
+                for r in 0..R {
+                    let x = _mm512_set1_epi32(x.add(4 * (R * g + r)).cast::<i32>().read_unaligned());
+                    let sum = if g % chains == 0 { &mut sums[r] } else { &mut others[g % chains - 1][r] };
+                    *sum = _mm512_dpbusd_epi32(*sum, codes[g], x);
+                }
             }
-            acc
+            for other in others.iter().take(chains - 1) {
+                for r in 0..R {
+                    sums[r] = _mm512_add_epi32(sums[r], other[r]);
+                }
+            }
+            sums
         }
     }
 }

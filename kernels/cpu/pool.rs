@@ -39,8 +39,8 @@ struct Shared {
     job: UnsafeCell<Option<*const Job>>,
     /// Workers that have not finished the current job.
     pending: CachePadded<AtomicUsize>,
-    /// The next item of [`Pool::parallel_for`].
-    next: CachePadded<AtomicUsize>,
+    /// For each worker the next item of its share in [`Pool::parallel_for`].
+    next: Vec<CachePadded<AtomicUsize>>,
     parked: Vec<CachePadded<AtomicBool>>,
     busy: AtomicBool,
     panicked: AtomicBool,
@@ -66,7 +66,7 @@ impl Pool {
             epoch: CachePadded::new(AtomicUsize::new(0)),
             job: UnsafeCell::new(None),
             pending: CachePadded::new(AtomicUsize::new(0)),
-            next: CachePadded::new(AtomicUsize::new(0)),
+            next: (0..threads).map(|_| CachePadded::new(AtomicUsize::new(0))).collect(),
             parked: (0..threads).map(|_| CachePadded::new(AtomicBool::new(false))).collect(),
             busy: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
@@ -130,7 +130,8 @@ impl Pool {
         assert!(!others_panicked, "a kernel panicked on a worker thread");
     }
 
-    /// Runs `body(range)` for ranges of `grain` items that cover `0..items`, on whichever thread is free.
+    /// Runs `body(range)` for ranges of up to `grain` items that cover `0..items`. Each thread goes through a share of its
+    /// own from one end to the other, which is what memory likes best; who is done first helps the others.
     pub fn parallel_for(&self, items: usize, grain: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
         let grain = grain.max(1);
         if items <= grain || self.workers.is_empty() {
@@ -139,15 +140,21 @@ impl Pool {
             }
             return;
         }
-        let next = &self.shared.next;
-        next.store(0, Ordering::Relaxed);
-        self.run(&|_| {
-            loop {
-                let start = next.fetch_add(grain, Ordering::Relaxed);
-                if start >= items {
-                    break;
+        let threads = self.threads();
+        let share = |worker: usize| items * worker / threads..items * (worker + 1) / threads;
+        for (worker, next) in self.shared.next.iter().enumerate() {
+            next.store(share(worker).start, Ordering::Relaxed);
+        }
+        self.run(&|worker| {
+            for other in (worker..threads).chain(0..worker) {
+                let (next, end) = (&self.shared.next[other], share(other).end);
+                loop {
+                    let start = next.fetch_add(grain, Ordering::Relaxed);
+                    if start >= end {
+                        break;
+                    }
+                    body(start..end.min(start + grain));
                 }
-                body(start..items.min(start + grain));
             }
         });
     }

@@ -142,6 +142,11 @@ unsafe impl Simd for Portable {
         map(unsafe { p.cast::<[[u8; 4]; LANES]>().read_unaligned() }, u32::from_le_bytes)
     }
     #[inline(always)]
+    unsafe fn store_words(p: *mut u8, a: W) {
+        // SAFETY: as in `load`.
+        unsafe { p.cast::<[[u8; 4]; LANES]>().write_unaligned(map(a, u32::to_le_bytes)) }
+    }
+    #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> W {
         // SAFETY: as in `load`.
         map(unsafe { p.cast::<[u8; LANES]>().read_unaligned() }, u32::from)
@@ -185,18 +190,34 @@ unsafe impl Simd for Portable {
         unsafe { p.cast::<[i8; LANES]>().write_unaligned(map(a, |x| x as i8)) }
     }
     #[inline(always)]
-    unsafe fn dot(_bits: u32, groups: usize, codes: &[W; 8], x: *const i8) -> W {
-        let mut acc = [0i32; LANES];
+    unsafe fn add_words(a: W, b: W) -> W {
+        map2(a, b, u32::wrapping_add)
+    }
+    #[inline(always)]
+    unsafe fn sums_i8(p: *const i8) -> [i32; 2] {
+        // SAFETY: the caller's: 32 bytes are there.
+        let bytes = unsafe { p.cast::<[[i8; LANES]; 2]>().read_unaligned() };
+        bytes.map(|half| half.iter().map(|b| i32::from(*b)).sum())
+    }
+    #[inline(always)]
+    unsafe fn dots<const R: usize>(
+        _bits: u32,
+        groups: usize,
+        codes: &[W; 8],
+        x: *const i8,
+        mut sums: [W; R],
+    ) -> [W; R] {
         for (g, codes) in codes.iter().enumerate().take(groups) {
-            // SAFETY: the caller's: 4 * groups bytes are there.
-            let x = unsafe { x.add(4 * g).cast::<[i8; 4]>().read_unaligned() };
-            for i in 0..LANES {
-                let c = codes[i].to_le_bytes();
-                for j in 0..4 {
-                    acc[i] += i32::from(c[j]) * i32::from(x[j]);
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's: 4 * R * groups bytes are there.
+                let x = unsafe { x.add(4 * (R * g + r)).cast::<[i8; 4]>().read_unaligned() };
+                for i in 0..LANES {
+                    let c = codes[i].to_le_bytes();
+                    let dot: i32 = (0..4).map(|j| i32::from(c[j]) * i32::from(x[j])).sum();
+                    sums[i] = sums[i].wrapping_add(dot as u32);
                 }
             }
         }
-        map(acc, |a| a as u32)
+        sums
     }
 }

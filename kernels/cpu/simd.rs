@@ -59,6 +59,8 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn splat_word(x: u32) -> Self::W;
     /// 64 bytes.
     unsafe fn load_words(p: *const u8) -> Self::W;
+    /// 64 bytes.
+    unsafe fn store_words(p: *mut u8, a: Self::W);
     /// 16 bytes, each zero-extended to a word.
     unsafe fn load_u8(p: *const u8) -> Self::W;
     /// 16 bytes, each sign-extended to a word.
@@ -74,9 +76,18 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn to_f32(a: Self::W) -> Self::F;
     /// f32 holding whole numbers from -127 to 127, to signed bytes.
     unsafe fn store_i8(p: *mut i8, a: Self::F);
-    /// For each lane the exact sum over `g < groups` and `j < 4` of the unsigned bytes `codes[g].j`, below `2^bits`, times
-    /// the signed bytes `x[4g + j]`, which lie from -127 to 127. `groups` is at most 8.
-    unsafe fn dot(bits: u32, groups: usize, codes: &[Self::W; 8], x: *const i8) -> Self::W;
+    unsafe fn add_words(a: Self::W, b: Self::W) -> Self::W;
+    /// Exact sums of 16 signed bytes and of the 16 behind them.
+    unsafe fn sums_i8(p: *const i8) -> [i32; 2];
+    /// To each lane of `sums[r]` the exact sum over `g < groups` and `j < 4` of the unsigned bytes `codes[g].j`, below
+    /// `2^bits`, times the signed bytes `x[4 (R g + r) + j]`. `groups` is at most 8.
+    unsafe fn dots<const R: usize>(
+        bits: u32,
+        groups: usize,
+        codes: &[Self::W; 8],
+        x: *const i8,
+        sums: [Self::W; R],
+    ) -> [Self::W; R];
 }
 
 /// e^x, within 2 units in the last place; 0 is never returned (the smallest result is about 1e-38).

@@ -20,6 +20,7 @@ pub fn embed(_device: &Device, w: &Weight, ids: &[u32], scale: f32, out: &mut Te
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Arena;
     use crate::quant::{DType, dequantize_row};
     use crate::testing::{Rng, devices, random_source};
 
@@ -29,7 +30,15 @@ mod tests {
         for dtype in DType::ALL {
             let source = random_source(&mut Rng::new(1), dtype, rows, cols);
             for device in devices() {
-                let w = Weight::new(&device, cols, std::slice::from_ref(&source), Vec::new(), &mut |_, _| ()).unwrap();
+                let w = Weight::new(
+                    &device,
+                    cols,
+                    std::slice::from_ref(&source),
+                    Vec::new(),
+                    &Arena::default(),
+                    &mut |_, _| (),
+                )
+                .unwrap();
                 let ids = [0u32, 36, 15, 16, 31];
                 let mut out = vec![0.0; ids.len() * cols];
                 embed(&device, &w, &ids, 2.0, &mut TensorMut::new(&mut out, ids.len(), cols));

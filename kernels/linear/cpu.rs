@@ -1,69 +1,27 @@
 //! Tiles of 16 outputs times up to [`Simd::ROWS`] rows of activations, the sums held in registers.
+//!
+//! For few rows a tile is decoded on its way through the registers. For many it is decoded once, to memory that the
+//! first-level cache holds, and met with all rows of a band, whose packed activations the second-level cache holds.
 
-use super::format::{Format, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use super::Weight;
+use super::activations::{BLOCK, GROUP, Scratch, in_row_groups, record};
+use super::format::{Decoded, Format, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, SubBlock};
 use super::weight::{Layout, Part};
-use super::{OutOfMemory, Precision, Weight};
-use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
+use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr};
 use crate::quant::DType;
 use crate::{Tensor, TensorMut};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Elements of an activation block, which share a scale.
-const BLOCK: usize = 32;
-/// Steps of a fine activation's rest, which lies from -1/2 to 1/2, in one step of its code.
-const FINE: f32 = 254.0;
-/// Bytes of quantised activations that a pass over the tiles should find in the second-level cache.
+/// Bytes of activations that a pass over the tiles should find in the second-level cache.
 const CACHED_BYTES: usize = 512 * 1024;
-
-/// Quantised activations of one call: 8-bit codes `[T, K]`, a scale for each 32 of them, and the sums `Σ x` that minima
-/// are multiplied with, for each 16 and for each 32. With [`Precision::Fine`] the rest of each code, in units of
-/// 1 / [`FINE`]. Kept between calls, so that the steady state allocates nothing.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    codes: Vec<i8>,
-    rests: Vec<i8>,
-    scales: Vec<f32>,
-    sums16: Vec<f32>,
-    sums32: Vec<f32>,
-}
-
-impl Scratch {
-    /// Room for `rows` rows of `cols` activations; more is allocated when it is needed.
-    pub fn new(rows: usize, cols: usize) -> Result<Scratch, OutOfMemory> {
-        let mut scratch = Scratch::default();
-        let elements = rows.saturating_mul(cols);
-        let Scratch { codes, rests, scales, sums16, sums32 } = &mut scratch;
-        let asked = [
-            codes.try_reserve_exact(elements),
-            rests.try_reserve_exact(elements),
-            scales.try_reserve_exact(elements / BLOCK),
-            sums16.try_reserve_exact(elements / (BLOCK / 2)),
-            sums32.try_reserve_exact(elements / BLOCK),
-        ];
-        if asked.iter().any(Result::is_err) {
-            return Err(OutOfMemory { bytes: elements });
-        }
-        scratch.fit(rows, cols);
-        Ok(scratch)
-    }
-
-    fn fit(&mut self, rows: usize, cols: usize) {
-        let fit = |v: &mut Vec<f32>, len: usize| {
-            if v.len() < len {
-                v.resize(len, 0.0);
-            }
-        };
-        for codes in [&mut self.codes, &mut self.rests] {
-            if codes.len() < rows * cols {
-                codes.resize(rows * cols, 0);
-            }
-        }
-        fit(&mut self.scales, rows * cols / BLOCK);
-        fit(&mut self.sums16, rows * cols / (BLOCK / 2));
-        fit(&mut self.sums32, rows * cols / BLOCK);
-    }
-}
+/// Most rows of a band, whose sums wait in memory between two chunks of a tile.
+const BAND: usize = 128;
+/// Columns of a tile that are decoded at once: 15 KiB.
+const CHUNK: usize = 768;
+/// Rows from which decoding to memory is worth it.
+const MANY: usize = 24;
 
 pub fn linear(cpu: &Cpu, x: Tensor, w: &Weight, scratch: &mut Scratch, y: &mut TensorMut) {
     if x.rows() == 0 {
@@ -71,7 +29,7 @@ pub fn linear(cpu: &Cpu, x: Tensor, w: &Weight, scratch: &mut Scratch, y: &mut T
     }
     assert!(w.parts().iter().all(|p| p.layout == Layout::Tiles), "a weight that was not laid out for the CPU");
     if w.parts().iter().any(|p| !p.dtype.is_float()) {
-        quantize(cpu, x, w.precision(), scratch);
+        scratch.pack(cpu, x, w.precision());
     }
     let output = Output { y: SyncMutPtr(y.ptr()), stride: y.stride(), bias: w.bias() };
     // All parts are one parallel loop: item i is tile i - first of the part that holds it.
@@ -84,8 +42,7 @@ pub fn linear(cpu: &Cpu, x: Tensor, w: &Weight, scratch: &mut Scratch, y: &mut T
             let here = range.start.max(first_tile)..range.end.min(last_tile);
             if !here.is_empty() {
                 let tiles = here.start - first_tile..here.end - first_tile;
-                let fine = w.precision() == Precision::Fine;
-                run_part(cpu, &Job { part, x, scratch, output, first_row, tiles, fine });
+                run_part(cpu, &Job { part, x, scratch, output, first_row, tiles });
             }
             first_tile = last_tile;
             first_row += part.rows;
@@ -109,8 +66,6 @@ struct Job<'a> {
     /// The part's first row in the whole weight.
     first_row: usize,
     tiles: Range<usize>,
-    /// Whether activations have rests.
-    fine: bool,
 }
 
 fn run_part(cpu: &Cpu, job: &Job) {
@@ -135,7 +90,7 @@ impl Job<'_> {
     #[inline(always)]
     fn bands(&self, row_bytes: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
         let (rows, tiles) = (self.x.rows(), self.tiles.clone());
-        let band = (CACHED_BYTES / row_bytes.max(1)).max(32);
+        let band = (CACHED_BYTES / row_bytes.max(1) / GROUP * GROUP).clamp(32, BAND);
         (0..rows).step_by(band).flat_map(move |start| {
             let end = rows.min(start + band);
             tiles.clone().map(move |tile| (start..end, tile))
@@ -171,96 +126,171 @@ impl Job<'_> {
     }
 }
 
-/// Evaluates `$body` for each group of R rows that covers `$rows`, `$row` being its first; R is 8, 4, 2 or 1. (A macro,
-/// because a closure round vector code is not inlined.)
-macro_rules! in_row_groups {
-    ($S:ident, $rows:expr, |$row:ident, $R:ident| $body:expr) => {{
-        let rows = $rows;
-        let mut $row = rows.start;
-        if $S::ROWS >= 8 {
-            while $row + 8 <= rows.end {
-                const $R: usize = 8;
-                $body;
-                $row += 8;
-            }
-        }
-        while $row + 4 <= rows.end {
-            const $R: usize = 4;
-            $body;
-            $row += 4;
-        }
-        while $row + 2 <= rows.end {
-            const $R: usize = 2;
-            $body;
-            $row += 2;
-        }
-        while $row < rows.end {
-            const $R: usize = 1;
-            $body;
-            $row += 1;
-        }
-    }};
-}
-
-/// Quantised weights times activations of 8 bits, or 16 with their rests.
+/// Quantised weights times packed activations.
 struct QuantTiles<'a, F>(&'a Job<'a>, PhantomData<F>);
 
 impl<F: Format> Kernel for QuantTiles<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let job = self.0;
-        for (rows, tile) in job.bands(job.x.cols()) {
-            let weights = job.tile(tile);
-            // SAFETY: Isa::run vouches for the instruction set; rows and tile are the job's.
-            in_row_groups!(S, rows, |row, R| unsafe {
-                let sums = Self::rows::<S, R>(job, weights, row);
-                for r in 0..R {
-                    job.store::<S>(tile, row + r, sums[r]);
+        // SAFETY: Isa::run vouches for the instruction set; rows and tiles are the job's.
+        unsafe {
+            if job.x.rows() >= MANY {
+                let row_bytes = job.x.cols() / BLOCK * record::BYTES;
+                for (rows, tile) in job.bands(row_bytes) {
+                    Self::many::<S>(job, tile, rows);
                 }
-            });
+            } else {
+                for tile in job.tiles.clone() {
+                    Self::few::<S>(job, tile);
+                }
+            }
         }
     }
 }
 
 impl<F: Format> QuantTiles<'_, F> {
-    /// One tile times R rows of activations.
+    /// A tile times all rows.
+    ///
+    /// # Safety
+    /// Needs the instruction set, as all below; the tile is the job's.
     #[inline(always)]
-    unsafe fn rows<S: Simd, const R: usize>(job: &Job, weights: *const u8, row: usize) -> [S::F; R] {
+    unsafe fn few<S: Simd>(job: &Job, tile: usize) {
+        let (weights, blocks) = (job.tile(tile), job.x.cols() / F::BLOCK);
+        in_row_groups!(S, 0..job.x.rows(), |row, R| {
+            // SAFETY: the caller's.
+            unsafe {
+                let (x, refined) = (job.scratch.records(row), job.scratch.refined(row));
+                let sums = product::<S, F, R>(weights, blocks, x, refined, [S::splat(0.0); R]);
+                for (r, sums) in sums.into_iter().enumerate() {
+                    job.store::<S>(tile, row + r, sums);
+                }
+            }
+        });
+    }
+
+    /// A tile times a band of rows, chunk by chunk of the tile.
+    ///
+    /// # Safety
+    /// As [`QuantTiles::few`]; the rows are the job's and at most [`BAND`].
+    #[inline(always)]
+    unsafe fn many<S: Simd>(job: &Job, tile: usize, rows: Range<usize>) {
+        const { assert!(CHUNK.is_multiple_of(F::BLOCK) && CHUNK.is_multiple_of(BLOCK)) };
+        // The smallest sub-blocks need most: 16 codes, a scale of 4 bytes.
+        let mut decoded = MaybeUninit::<[u8; CHUNK * LANES * 20 / 16]>::uninit();
+        let decoded: *mut u8 = decoded.as_mut_ptr().cast();
+        let mut waiting = [MaybeUninit::<[f32; LANES]>::uninit(); BAND];
+        let waiting: *mut f32 = waiting.as_mut_ptr().cast();
         let cols = job.x.cols();
-        let codes = job.scratch.codes[row * cols..(row + R) * cols].as_ptr();
-        let rests = job.scratch.rests[row * cols..(row + R) * cols].as_ptr();
-        let scales = job.scratch.scales[row * cols / BLOCK..(row + R) * cols / BLOCK].as_ptr();
-        let sums = if F::SUB == 16 { &job.scratch.sums16 } else { &job.scratch.sums32 };
-        let sums = sums[row * cols / F::SUB..(row + R) * cols / F::SUB].as_ptr();
-        // SAFETY: offsets stay inside the slices above and inside the tile; the instruction set is the caller's.
-        unsafe {
-            let mut acc = [S::splat(0.0); R];
-            for block in 0..cols / F::BLOCK {
-                let tile = weights.add(block * LANES * F::BLOCK_BYTES);
-                // The next tile's: this one is worked on for long enough that memory would idle meanwhile.
-                let next = tile.wrapping_add(LANES * F::BLOCK_BYTES * (cols / F::BLOCK));
+        for start in (0..cols).step_by(CHUNK) {
+            let len = CHUNK.min(cols - start);
+            // SAFETY: the chunk lies in the tile, the records in the scratch; sums wait at their row's place.
+            unsafe {
+                let chunk = job.tile(tile).add(start / F::BLOCK * LANES * F::BLOCK_BYTES);
+                Decoded::<F>::write::<S>(chunk, len / F::BLOCK, decoded);
+                in_row_groups!(S, rows.clone(), |row, R| {
+                    let x = job.scratch.records(row).add(start / BLOCK * record::BYTES * R);
+                    let refined = job.scratch.refined(row).add(start / BLOCK);
+                    let waiting = waiting.add((row - rows.start) * LANES);
+                    let mut sums = [S::splat(0.0); R];
+                    if start > 0 {
+                        for (r, sum) in sums.iter_mut().enumerate() {
+                            *sum = S::load(waiting.add(r * LANES));
+                        }
+                    }
+                    let sums = product::<S, Decoded<F>, R>(decoded, len / F::SUB, x, refined, sums);
+                    for (r, sum) in sums.into_iter().enumerate() {
+                        if start + len < cols {
+                            S::store(waiting.add(r * LANES), sum);
+                        } else {
+                            job.store::<S>(tile, row + r, sum);
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Adds to `sums` the products of `blocks` of a tile's blocks with R rows of packed activations.
+///
+/// # Safety
+/// Needs the instruction set, the blocks at `weights`, as many columns of a group of R rows at `x`, and whether each 32 of
+/// them have rests at `refined`.
+#[inline(always)]
+unsafe fn product<S: Simd, F: Format, const R: usize>(
+    weights: *const u8,
+    blocks: usize,
+    x: *const u8,
+    refined: *const bool,
+    mut sums: [S::F; R],
+) -> [S::F; R] {
+    // SAFETY: offsets stay inside the tile and the records; the instruction set is the caller's.
+    unsafe {
+        for block in 0..blocks {
+            let tile = weights.add(block * LANES * F::BLOCK_BYTES);
+            // The next tile's: this one is worked on for long enough that memory would idle meanwhile.
+            if F::STREAMED {
+                let next = tile.wrapping_add(LANES * F::BLOCK_BYTES * blocks);
                 for line in (0..LANES * F::BLOCK_BYTES).step_by(64) {
                     S::prefetch(next.wrapping_add(line));
                 }
-                for s in 0..F::BLOCK / F::SUB {
-                    let sub = F::decode::<S>(tile, s);
-                    let k = block * F::BLOCK + s * F::SUB;
-                    for r in 0..R {
-                        let dot = S::dot(F::BITS, F::SUB / 4, &sub.codes, codes.add(r * cols + k));
-                        let mut dot = S::to_f32(dot);
-                        if job.fine {
-                            let rest = S::dot(F::BITS, F::SUB / 4, &sub.codes, rests.add(r * cols + k));
-                            dot = S::fma(S::to_f32(rest), S::splat(1.0 / FINE), dot);
-                        }
-                        let dot = S::mul(dot, sub.d);
-                        let scale = S::splat(*scales.add((r * cols + k) / BLOCK));
-                        let sum = S::splat(*sums.add((r * cols + k) / F::SUB));
-                        acc[r] = S::fma(dot, scale, acc[r]);
-                        acc[r] = S::fma(sub.m, sum, acc[r]);
-                    }
+            }
+            for s in 0..F::BLOCK / F::SUB {
+                let sub = F::decode::<S>(tile, s);
+                let k = block * F::BLOCK + s * F::SUB;
+                let x = x.add(k / BLOCK * record::BYTES * R);
+                sub_product::<S, F, R>(sub, x, k % BLOCK, *refined.add(k / BLOCK), &mut sums);
+            }
+        }
+        sums
+    }
+}
+
+/// Adds to `sums` the products of a sub-block with the activations from column `k` of the record at `x`.
+///
+/// # Safety
+/// Needs the instruction set and the record, with rests if it is `refined`.
+#[inline(always)]
+unsafe fn sub_product<S: Simd, F: Format, const R: usize>(
+    sub: SubBlock<S>,
+    x: *const u8,
+    k: usize,
+    refined: bool,
+    sums: &mut [S::F; R],
+) {
+    // Which of a record's three sums are meant.
+    let part = if F::SUB == BLOCK { 0 } else { 1 + k / F::SUB };
+    // SAFETY: the caller's.
+    unsafe {
+        let at = |offset: usize| x.add(offset * R);
+        let zeros = |offset: usize, r: usize, z: u32| {
+            S::shl(S::splat_word(at(offset + 4 * part).cast::<u32>().add(r).read()), z)
+        };
+        let mut dots = [S::splat_word(0); R];
+        if let Some(z) = F::ZERO {
+            for (r, dot) in dots.iter_mut().enumerate() {
+                *dot = zeros(record::CODE_SUMS, r, z);
+            }
+        }
+        let mut d = sub.d;
+        dots = S::dots::<R>(F::BITS, F::SUB / 4, &sub.codes, at(record::CODES + k).cast(), dots);
+        if refined {
+            for (r, dot) in dots.iter_mut().enumerate() {
+                *dot = S::shl(*dot, 8);
+                if let Some(z) = F::ZERO {
+                    *dot = S::add_words(*dot, zeros(record::REST_SUMS, r, z));
                 }
             }
-            acc
+            dots = S::dots::<R>(F::BITS, F::SUB / 4, &sub.codes, at(record::RESTS + k).cast(), dots);
+            d = S::mul(d, S::splat(1.0 / 256.0));
+        }
+        for (r, sum) in sums.iter_mut().enumerate() {
+            let scale = S::splat(at(record::SCALE).cast::<f32>().add(r).read());
+            *sum = S::fma(S::mul(S::to_f32(dots[r]), d), scale, *sum);
+            if F::ZERO.is_none() {
+                *sum = S::fma(sub.m, S::splat(at(record::SUMS + 4 * part).cast::<f32>().add(r).read()), *sum);
+            }
         }
     }
 }
@@ -327,80 +357,6 @@ impl<F: Float> FloatTiles<'_, F> {
                 }
             }
             acc
-        }
-    }
-}
-
-/// Quantises the rows of `x` into `scratch`.
-fn quantize(cpu: &Cpu, x: Tensor, precision: Precision, scratch: &mut Scratch) {
-    scratch.fit(x.rows(), x.cols());
-    let out = QuantOutput {
-        codes: SyncMutPtr(scratch.codes.as_mut_ptr()),
-        rests: (precision == Precision::Fine).then_some(SyncMutPtr(scratch.rests.as_mut_ptr())),
-        scales: SyncMutPtr(scratch.scales.as_mut_ptr()),
-        sums16: SyncMutPtr(scratch.sums16.as_mut_ptr()),
-        sums32: SyncMutPtr(scratch.sums32.as_mut_ptr()),
-    };
-    cpu.parallel(x.rows(), 8, |rows| Quantize { x: SyncPtr(x.ptr()), stride: x.stride(), cols: x.cols(), out, rows });
-}
-
-#[derive(Clone, Copy)]
-struct QuantOutput {
-    codes: SyncMutPtr<i8>,
-    rests: Option<SyncMutPtr<i8>>,
-    scales: SyncMutPtr<f32>,
-    sums16: SyncMutPtr<f32>,
-    sums32: SyncMutPtr<f32>,
-}
-
-struct Quantize {
-    x: SyncPtr<f32>,
-    stride: usize,
-    cols: usize,
-    out: QuantOutput,
-    rows: Range<usize>,
-}
-
-impl Kernel for Quantize {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        for row in self.rows.clone() {
-            for block in 0..self.cols / BLOCK {
-                // SAFETY: the scratch has room for all rows, each row is one thread's, and x has cols elements a row.
-                unsafe {
-                    let x = self.x.get().add(row * self.stride + block * BLOCK);
-                    let at = (row * self.cols) / BLOCK + block;
-                    let (a, b) = (S::load(x), S::load(x.add(LANES)));
-                    let max = S::max_lane(S::max(S::abs(a), S::abs(b)));
-                    let (scale, inverse) = (max / 127.0, if max > 0.0 { 127.0 / max } else { 0.0 });
-                    let sum_a = self.half::<S>(a, inverse, at * BLOCK);
-                    let sum_b = self.half::<S>(b, inverse, at * BLOCK + LANES);
-                    *self.out.scales.get().add(at) = scale;
-                    *self.out.sums16.get().add(2 * at) = scale * sum_a;
-                    *self.out.sums16.get().add(2 * at + 1) = scale * sum_b;
-                    *self.out.sums32.get().add(at) = scale * (sum_a + sum_b);
-                }
-            }
-        }
-    }
-}
-
-impl Quantize {
-    /// Writes 16 codes (and rests) at `at` and returns the sum of what they stand for, in units of the scale.
-    ///
-    /// # Safety
-    /// Needs the instruction set and room at `at`.
-    #[inline(always)]
-    unsafe fn half<S: Simd>(&self, x: S::F, inverse: f32, at: usize) -> f32 {
-        // SAFETY: the caller's.
-        unsafe {
-            let x = S::mul(x, S::splat(inverse));
-            let code = S::round(x);
-            S::store_i8(self.out.codes.get().add(at), code);
-            let Some(rests) = self.out.rests else { return S::sum(code) };
-            let rest = S::round(S::mul(S::sub(x, code), S::splat(FINE)));
-            S::store_i8(rests.get().add(at), rest);
-            S::sum(S::fma(rest, S::splat(1.0 / FINE), code))
         }
     }
 }

@@ -1,16 +1,26 @@
 //! Decoders: how the codes of each quantised format come out of a tile, for any instruction set.
 //!
-//! Every format is brought to one form, `w = d * u + m` with unsigned codes `u`: then `Σ w x = d Σ u x + m Σ x`, the first
-//! sum is one of integers, and `Σ x` is known for each block of activations. See [`super::weight`] for the tiles and
-//! [`crate::quant`] for the bits.
+//! Every format is brought to one of two forms with unsigned codes `u`: `w = d * u + m`, where `Σ w x = d Σ u x + m Σ x`,
+//! or `w = d * (u - 2^z)`, where `Σ w x = d (Σ u x - 2^z Σ x)`. Sums with codes are sums of integers, and `Σ x` is known
+//! for each block of activations. See [`super::weight`] for the tiles and [`crate::quant`] for the bits.
 
 use crate::cpu::{LANES, Simd};
+use std::marker::PhantomData;
 
-/// One sub-block of a tile: codes of 16 rows, four to a word, their scales and their minima.
+/// One sub-block of a tile: codes of 16 rows, four to a word, their scales and, where codes have no zero, their minima.
 pub struct SubBlock<S: Simd> {
     pub codes: [S::W; 8],
     pub d: S::F,
     pub m: S::F,
+}
+
+impl<S: Simd> SubBlock<S> {
+    /// One without minima.
+    #[inline(always)]
+    unsafe fn symmetric(codes: [S::W; 8], d: S::F) -> Self {
+        // SAFETY: the caller's.
+        SubBlock { codes, d, m: unsafe { S::splat(0.0) } }
+    }
 }
 
 /// A quantised format.
@@ -26,6 +36,10 @@ pub unsafe trait Format: 'static {
     const SUB: usize = 32;
     /// Bits of a code.
     const BITS: u32;
+    /// The code that stands for zero is two to this power; `None` where sub-blocks have minima.
+    const ZERO: Option<u32>;
+    /// Whether blocks come from memory rather than from a cache.
+    const STREAMED: bool = true;
 
     /// Sub-block `s` of the tile's block at `tile`. With `SUB` 16, only the first four words of codes count.
     ///
@@ -123,8 +137,7 @@ unsafe fn k_nibbles<S: Simd>(tile: *const u8, offset: usize, s: usize) -> [S::W;
 }
 
 macro_rules! format {
-    ($(#[$doc:meta])* $name:ident, $block:expr, $bytes:expr, $sub:expr, $bits:expr, |$tile:ident, $s:ident, $S:ident| $decode:block) => {
-        $(#[$doc])*
+    ($name:ident, $block:expr, $bytes:expr, $sub:expr, $bits:expr, $zero:expr, |$tile:ident, $s:ident, $S:ident| $decode:block) => {
         #[allow(non_camel_case_types, reason = "the names that everybody uses")]
         pub struct $name;
         // SAFETY: offsets are those of the format's fields.
@@ -133,6 +146,7 @@ macro_rules! format {
             const BLOCK_BYTES: usize = $bytes;
             const SUB: usize = $sub;
             const BITS: u32 = $bits;
+            const ZERO: Option<u32> = $zero;
             #[inline(always)]
             unsafe fn decode<$S: Simd>($tile: *const u8, $s: usize) -> SubBlock<$S> {
                 // SAFETY: the caller's.
@@ -142,44 +156,41 @@ macro_rules! format {
     };
 }
 
-format!(Q4_0, 32, 18, 32, 4, |tile, _s, S| {
-    let d = halves::<S>(tile, 0);
-    SubBlock { codes: nibbles::<S>(tile, 2), d, m: times::<S>(d, -8.0) }
+format!(Q4_0, 32, 18, 32, 4, Some(3), |tile, _s, S| {
+    SubBlock::symmetric(nibbles::<S>(tile, 2), halves::<S>(tile, 0))
 });
 
-format!(Q4_1, 32, 20, 32, 4, |tile, _s, S| {
+format!(Q4_1, 32, 20, 32, 4, None, |tile, _s, S| {
     SubBlock { codes: nibbles::<S>(tile, 4), d: halves::<S>(tile, 0), m: halves::<S>(tile, 2) }
 });
 
-format!(Q5_0, 32, 22, 32, 5, |tile, _s, S| {
-    let d = halves::<S>(tile, 0);
+format!(Q5_0, 32, 22, 32, 5, Some(4), |tile, _s, S| {
     let mut codes = nibbles::<S>(tile, 6);
     add_fifth_bits::<S>(&mut codes, words::<S>(tile, 2, 0));
-    SubBlock { codes, d, m: times::<S>(d, -16.0) }
+    SubBlock::symmetric(codes, halves::<S>(tile, 0))
 });
 
-format!(Q5_1, 32, 24, 32, 5, |tile, _s, S| {
+format!(Q5_1, 32, 24, 32, 5, None, |tile, _s, S| {
     let mut codes = nibbles::<S>(tile, 8);
     add_fifth_bits::<S>(&mut codes, words::<S>(tile, 4, 0));
     SubBlock { codes, d: halves::<S>(tile, 0), m: halves::<S>(tile, 2) }
 });
 
-format!(Q8_0, 32, 34, 32, 8, |tile, _s, S| {
-    let d = halves::<S>(tile, 0);
+format!(Q8_0, 32, 34, 32, 8, Some(7), |tile, _s, S| {
     let flip = S::splat_word(0x8080_8080);
     let mut codes = [flip; 8];
     for (w, code) in codes.iter_mut().enumerate() {
         *code = S::xor(words::<S>(tile, 2, w), flip);
     }
-    SubBlock { codes, d, m: times::<S>(d, -128.0) }
+    SubBlock::symmetric(codes, halves::<S>(tile, 0))
 });
 
-format!(Q4_K, 256, 144, 32, 4, |tile, s, S| {
+format!(Q4_K, 256, 144, 32, 4, None, |tile, s, S| {
     let (d, m) = k_scale_min::<S>(tile, s);
     SubBlock { codes: k_nibbles::<S>(tile, 16, s), d, m }
 });
 
-format!(Q5_K, 256, 176, 32, 5, |tile, s, S| {
+format!(Q5_K, 256, 176, 32, 5, None, |tile, s, S| {
     let (d, m) = k_scale_min::<S>(tile, s);
     let mut codes = k_nibbles::<S>(tile, 48, s);
     for (w, code) in codes.iter_mut().enumerate() {
@@ -189,7 +200,7 @@ format!(Q5_K, 256, 176, 32, 5, |tile, s, S| {
     SubBlock { codes, d, m }
 });
 
-format!(Q6_K, 256, 210, 16, 6, |tile, s, S| {
+format!(Q6_K, 256, 210, 16, 6, Some(5), |tile, s, S| {
     let (half, g, word) = (s / 8, s % 8 / 2, s % 2 * 4);
     let mut codes = [S::splat_word(0); 8];
     for (w, code) in codes.iter_mut().enumerate().take(4) {
@@ -201,5 +212,60 @@ format!(Q6_K, 256, 210, 16, 6, |tile, s, S| {
     }
     let scale = S::to_f32(S::load_i8(tile.add(LANES * (192 + s))));
     let d = S::mul(halves::<S>(tile, 208), scale);
-    SubBlock { codes, d, m: times::<S>(d, -32.0) }
+    SubBlock::symmetric(codes, d)
 });
+
+/// Sub-blocks of F decoded beforehand, one after the other: codes, scales, minima. For many rows of activations.
+pub struct Decoded<F>(PhantomData<F>);
+
+// SAFETY: reads what `write` has written; the codes are F's.
+unsafe impl<F: Format> Format for Decoded<F> {
+    const BLOCK: usize = F::SUB;
+    const BLOCK_BYTES: usize = F::SUB + if F::ZERO.is_none() { 8 } else { 4 };
+    const SUB: usize = F::SUB;
+    const BITS: u32 = F::BITS;
+    const ZERO: Option<u32> = F::ZERO;
+    const STREAMED: bool = false;
+
+    #[inline(always)]
+    unsafe fn decode<S: Simd>(tile: *const u8, _: usize) -> SubBlock<S> {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut codes = [S::splat_word(0); 8];
+            for (w, code) in codes.iter_mut().enumerate().take(F::SUB / 4) {
+                *code = words::<S>(tile, 0, w);
+            }
+            let d = S::load(tile.add(LANES * F::SUB).cast());
+            match F::ZERO {
+                Some(_) => SubBlock::symmetric(codes, d),
+                None => SubBlock { codes, d, m: S::load(tile.add(LANES * (F::SUB + 4)).cast()) },
+            }
+        }
+    }
+}
+
+impl<F: Format> Decoded<F> {
+    /// Decodes `blocks` of F's blocks at `tile` to `out`.
+    ///
+    /// # Safety
+    /// Needs the instruction set, the blocks, and room for `blocks * F::BLOCK / F::SUB` sub-blocks at `out`.
+    #[inline(always)]
+    pub unsafe fn write<S: Simd>(tile: *const u8, blocks: usize, mut out: *mut u8) {
+        for block in 0..blocks {
+            for s in 0..F::BLOCK / F::SUB {
+                // SAFETY: the caller's.
+                unsafe {
+                    let sub = F::decode::<S>(tile.add(block * LANES * F::BLOCK_BYTES), s);
+                    for (w, code) in sub.codes.into_iter().enumerate().take(F::SUB / 4) {
+                        S::store_words(out.add(LANES * 4 * w), code);
+                    }
+                    S::store(out.add(LANES * F::SUB).cast(), sub.d);
+                    if F::ZERO.is_none() {
+                        S::store(out.add(LANES * (F::SUB + 4)).cast(), sub.m);
+                    }
+                    out = out.add(LANES * Self::BLOCK_BYTES);
+                }
+            }
+        }
+    }
+}

@@ -1,11 +1,11 @@
 //! `y = x Wᵀ + b`: activations `x` `[T, K]` f32, weights `W` `[N, K]` in any [`crate::DType`], output `y` `[T, N]` f32.
 //!
-//! On [`Device::Cpu`] quantised weights meet activations that are quantised in blocks of 32 (scale = max / 127) to 8 bits,
-//! or 16 where the weight is [`Precision::Fine`], and the products are summed as integers within a block; float weights
-//! meet f32 activations. Each output element is
+//! On [`Device::Cpu`] quantised weights meet activations that are quantised in blocks of 32 to 8 or 16 bits ([`Precision`]),
+//! and the products are summed as integers within a block; float weights meet f32 activations. Each output element is
 //! summed block by block in the order of K, whatever T and the number of threads, so a row's result never depends on
 //! the batch.
 
+mod activations;
 mod cpu;
 mod format;
 mod reference;
@@ -13,8 +13,8 @@ mod reference;
 mod tests;
 mod weight;
 
-pub use cpu::Scratch;
-pub use weight::{OutOfMemory, Precision, Source, Weight};
+pub use activations::Scratch;
+pub use weight::{OutOfMemory, Precision, Source, Weight, laid_out_bytes};
 
 use crate::{Device, Tensor, TensorMut};
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Arena;
 use crate::quant::DType;
 use crate::testing::{Matrix, Rng, assert_close, cpus, random_source};
 
@@ -20,11 +21,13 @@ fn columns(dtype: DType, cols: usize) -> usize {
 }
 
 fn run(device: &Device, x: &Matrix, sources: &[Source], bias: &[f32]) -> Matrix {
-    run_with(Precision::Coarse, device, x, sources, bias)
+    run_with(Precision::COARSE, device, x, sources, bias)
 }
 
 fn run_with(precision: Precision, device: &Device, x: &Matrix, sources: &[Source], bias: &[f32]) -> Matrix {
-    let w = Weight::new(device, x.cols(), sources, bias.to_vec(), &mut |_, _| ()).unwrap().with_precision(precision);
+    let arena = Arena::default();
+    let w = Weight::new(device, x.cols(), sources, bias.to_vec(), &arena, &mut |_, _| ()).unwrap();
+    let w = w.with_precision(precision);
     let mut y = Matrix::poisoned(x.rows(), w.rows());
     linear(device, x.view(), &w, &mut Scratch::default(), &mut y.view_mut());
     y
@@ -65,12 +68,41 @@ fn rounded_activations_stay_close() {
         let source = random_source(&mut rng, dtype, outputs, cols);
         let want = run(&Device::Reference, &x, std::slice::from_ref(&source), &[]);
         for device in cpus() {
-            for (precision, bound) in [(Precision::Coarse, 0.012), (Precision::Fine, 5e-5)] {
+            for (precision, bound) in [(Precision::COARSE, 0.012), (Precision::FINE, 5e-5)] {
                 let got = run_with(precision, &device, &x, std::slice::from_ref(&source), &[]);
                 let ratio = relative_error(&got, &want);
                 let bound = if dtype.is_float() { 1e-6 } else { bound };
                 assert!(ratio < bound, "{} {precision:?} on {}: {ratio}", dtype.name(), device.name());
             }
+        }
+    }
+}
+
+/// Rows in which some blocks stand out, not the same in each.
+fn uneven(rng: &mut Rng, rows: usize, cols: usize) -> Vec<f32> {
+    let mut x = rng.floats(rows * cols);
+    for block in x.chunks_mut(32) {
+        if rng.below(4) == 0 {
+            block[rng.below(32)] *= 30.0;
+        }
+    }
+    x
+}
+
+/// 16 bits where a block stands out take most of the error away.
+#[test]
+fn what_stands_out_is_taken_finely() {
+    let mut rng = Rng::new(13);
+    let (rows, outputs, cols) = (33, 80, 1536);
+    let x = Matrix::from_rows(&uneven(&mut rng, rows, cols), rows, cols);
+    for dtype in DType::ALL.into_iter().filter(|d| !d.is_float()) {
+        let source = [random_source(&mut rng, dtype, outputs, cols)];
+        let want = run(&Device::Reference, &x, &source, &[]);
+        for device in cpus() {
+            let errors = [Precision::COARSE, Precision::fine_above(1.5), Precision::FINE]
+                .map(|precision| relative_error(&run_with(precision, &device, &x, &source, &[]), &want));
+            let what = format!("{} on {}: {errors:?}", dtype.name(), device.name());
+            assert!(errors[1] < errors[0] / 4.0 && errors[2] < errors[1], "{what}");
         }
     }
 }
@@ -92,16 +124,18 @@ fn relative_error(got: &Matrix, want: &Matrix) -> f64 {
 fn a_row_depends_on_itself_alone() {
     let mut rng = Rng::new(11);
     for dtype in DType::ALL {
-        let (rows, outputs, cols) = (23, 50, columns(dtype, 512));
-        let x = Matrix::random(&mut rng, rows, cols);
+        // Enough rows for tiles that are decoded beforehand, enough columns for two chunks of them.
+        let (rows, outputs, cols) = (47, 50, columns(dtype, 1024));
+        let x = Matrix::from_rows(&uneven(&mut rng, rows, cols), rows, cols);
+        let precision = Precision::fine_above(1.5);
         let sources = [random_source(&mut rng, dtype, outputs, cols), random_source(&mut rng, DType::Q8_0, 20, cols)];
         for isa in crate::Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             let device =
                 |threads| Device::Cpu(crate::Cpu::new(isa, crate::cpu::Pool::new(threads, false).unwrap()).unwrap());
-            let together = run(&device(3), &x, &sources, &[]);
+            let together = run_with(precision, &device(3), &x, &sources, &[]);
             for r in 0..rows {
                 let alone = Matrix::from_rows(x.view().row(r), 1, cols);
-                let alone = run(&device(1), &alone, &sources[..1], &[]);
+                let alone = run_with(precision, &device(1), &alone, &sources[..1], &[]);
                 let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 let got = &together.view().row(r)[..outputs];
                 assert_eq!(bits(got), bits(alone.view().row(0)), "row {r}, {} on {}", dtype.name(), isa.name());

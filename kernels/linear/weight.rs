@@ -7,7 +7,7 @@
 
 use crate::cpu::{LANES, SyncMutPtr};
 use crate::quant::{DType, dequantize_row};
-use crate::{AlignedBuffer, Bytes, Cpu, Device};
+use crate::{Arena, Bytes, Cpu, Device};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,14 +47,26 @@ pub struct OutOfMemory {
     pub bytes: usize,
 }
 
-/// How exactly the CPU takes the activations that meet a quantised weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// 8 bits: an error of up to 0.4% of the greatest activation in a block of 32.
-    #[default]
-    Coarse,
-    /// 16 bits, for twice the multiplications.
-    Fine,
+/// How exactly the CPU takes the activations that meet a quantised weight: a block of 32 of them is rounded to 8 bits, an
+/// error of up to 0.4% of its greatest magnitude, or to 16 bits for twice the multiplications. Most of the error comes from
+/// few blocks, those with the greatest magnitudes, and these are the same few in most rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Precision(f32);
+
+impl Precision {
+    /// 8 bits everywhere.
+    pub const COARSE: Precision = Precision(f32::INFINITY);
+    /// 16 bits everywhere.
+    pub const FINE: Precision = Precision(0.0);
+
+    /// 16 bits for the blocks whose greatest magnitude is above `threshold` times the mean of those of the row's blocks.
+    pub const fn fine_above(threshold: f32) -> Precision {
+        Precision(threshold)
+    }
+
+    pub(super) fn threshold(self) -> f32 {
+        self.0
+    }
 }
 
 /// A matrix `[rows, cols]` with an optional bias `[rows]`. It may consist of parts of different formats, one above the
@@ -69,7 +81,7 @@ pub struct Weight {
 
 impl Weight {
     /// The matrix of `sources` from top to bottom, laid out for `device`. Where that copies them, `copied(i, range)` says
-    /// that these bytes of source `i` are not needed any more.
+    /// that these bytes of source `i` are not needed any more; the copy lies in `arena`, if that has room.
     ///
     /// Panics if a source's bytes do not fit its shape, or the bias (empty: none) has not one value for each row.
     pub fn new(
@@ -77,6 +89,7 @@ impl Weight {
         cols: usize,
         sources: &[Source],
         bias: Vec<f32>,
+        arena: &Arena,
         copied: &mut dyn FnMut(usize, Range<usize>),
     ) -> Result<Weight, OutOfMemory> {
         let mut parts = Vec::with_capacity(sources.len());
@@ -87,10 +100,10 @@ impl Weight {
                 Device::Reference => {
                     Part { dtype: source.dtype, rows: source.rows, layout: Layout::Rows, bytes: source.bytes.clone() }
                 }
-                Device::Cpu(cpu) => interleave(cpu, source, cols, &mut |range| copied(i, range))?,
+                Device::Cpu(cpu) => interleave(cpu, source, cols, arena, &mut |range| copied(i, range))?,
             });
         }
-        let weight = Weight { cols, parts, bias: (!bias.is_empty()).then_some(bias), precision: Precision::default() };
+        let weight = Weight { cols, parts, bias: (!bias.is_empty()).then_some(bias), precision: Precision::COARSE };
         assert!(weight.bias.as_ref().is_none_or(|b| b.len() == weight.rows()), "length of the bias");
         Ok(weight)
     }
@@ -177,6 +190,11 @@ fn units(dtype: DType) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
+/// Bytes that `rows` rows of `cols` elements take as tiles.
+pub fn laid_out_bytes(dtype: DType, rows: usize, cols: usize) -> usize {
+    rows.next_multiple_of(LANES) * dtype.row_bytes(cols)
+}
+
 /// Bytes that are copied between two reports of what was copied.
 const BAND_BYTES: usize = 8 << 20;
 
@@ -184,12 +202,13 @@ fn interleave(
     cpu: &Cpu,
     source: &Source,
     cols: usize,
+    arena: &Arena,
     copied: &mut dyn FnMut(Range<usize>),
 ) -> Result<Part, OutOfMemory> {
     let tile_bytes = LANES * source.dtype.row_bytes(cols);
     let tiles = source.rows.div_ceil(LANES);
-    let bytes = tiles * tile_bytes;
-    let mut buffer = AlignedBuffer::new(bytes).ok_or(OutOfMemory { bytes })?;
+    let bytes = laid_out_bytes(source.dtype, source.rows, cols);
+    let mut buffer = arena.buffer(bytes).ok_or(OutOfMemory { bytes })?;
     let out = SyncMutPtr(buffer.as_mut_slice().as_mut_ptr());
     let rows = source.bytes.as_slice();
     let band = (BAND_BYTES / tile_bytes.max(1)).max(1);

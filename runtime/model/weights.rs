@@ -1,22 +1,25 @@
 //! A model's weights, found by GGUF's tensor names, checked against the spec and laid out for the device.
 //!
 //! Projections that read the same input are joined: q, k and v; gate and up.
-//!
-//! Where 8-bit activations cost too much they are taken with 16 ([`Precision::Fine`]): everywhere but in gate and up,
-//! which have half of the multiplications. Perplexity of SmolLM2 Q4_1 on the GPL (f32: 18.300) and the greatest error of
-//! the golden first-token log-probabilities: 18.376 and 0.35 with 8 bits everywhere, 18.358 and 0.23 with a fine head,
-//! 18.325 and 0.20 with fine attention projections too, 18.315 and 0.13 with a fine down projection too, 18.300 and 0.003
-//! with 16 bits everywhere. Decoding one sequence waits for memory and hardly notices.
 
 use super::Progress;
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
 use crate::load::{Gguf, TensorInfo};
 use crate::{Error, Result, memory};
-use aieng_kernels::linear::{Precision, Source};
+use aieng_kernels::linear::{Precision, Source, laid_out_bytes};
 use aieng_kernels::quant::dequantize_row;
 use aieng_kernels::rope::Frequencies;
-use aieng_kernels::{Bytes, Device, Weight};
+use aieng_kernels::{Arena, Bytes, Device, Weight};
 use std::sync::Arc;
+
+/// Activations whose 8 bits would cost most have 16: those of the blocks that stand out. Of SmolLM2 Q4_1 perplexity on the
+/// GPL (f32: 18.300) and the greatest error of the golden first-token log-probabilities (of Gemma 3 the same against the
+/// reference device, and the distance from llama.cpp): 18.376 and 0.35 with 8 bits everywhere; 18.313, 0.10, (0.17, 0.28)
+/// with 16 everywhere but in gate and up; 18.312, 0.13, (0.12, 0.25) with these, which cost a fifth more multiplications than
+/// 8 bits everywhere; 18.306, 0.13, (0.13, 0.39) with 2.0 everywhere.
+const HEAD: Precision = Precision::fine_above(1.0);
+const ATTENTION: Precision = Precision::fine_above(1.5);
+const FEED_FORWARD: Precision = Precision::fine_above(2.0);
 
 /// All weights.
 #[derive(Debug)]
@@ -79,16 +82,16 @@ impl Weights {
 
     /// Reads all weights; `progress` gets the fraction done after each layer; its error ends the load.
     pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: Progress) -> Result<Weights> {
-        let loader = Loader { file, device };
+        let loader = Loader { file, device, arena: arena(file, device)? };
         let hidden = spec.hidden;
         let embedding = loader.get("token_embd.weight")?;
         let vocab = embedding.shape.get(1).copied().unwrap_or(1);
         let embedding = loader.matrix(&["token_embd.weight"], &[vocab], hidden, Vec::new())?;
-        let embedding = embedding.with_precision(Precision::Fine);
+        let embedding = embedding.with_precision(HEAD);
         let head = match file.tensor("output.weight") {
             Some(_) => {
                 let head = loader.matrix(&["output.weight"], &[vocab], hidden, Vec::new())?;
-                Some(head.with_precision(Precision::Fine))
+                Some(head.with_precision(HEAD))
             }
             None => None,
         };
@@ -102,9 +105,20 @@ impl Weights {
     }
 }
 
+/// Memory for all matrices as the device wants them.
+fn arena(file: &Gguf, device: &Device) -> Result<Arena> {
+    let bytes = |t: &TensorInfo| match (device, t.shape.as_slice()) {
+        (Device::Cpu(_), [cols, rows]) => laid_out_bytes(t.dtype, *rows, *cols).next_multiple_of(64),
+        _ => 0,
+    };
+    let bytes = file.tensors().iter().map(bytes).fold(0, usize::saturating_add);
+    Arena::new(bytes).ok_or_else(|| Error::OutOfMemory(format!("weights: no memory for {bytes} bytes")))
+}
+
 struct Loader<'a> {
     file: &'a Arc<Gguf>,
     device: &'a Device,
+    arena: Arena,
 }
 
 impl Loader<'_> {
@@ -130,15 +144,14 @@ impl Loader<'_> {
         let qkv_bias = if spec.attn.qkv_bias { self.qkv_bias(i, q, kv)? } else { Vec::new() };
         Ok(LayerWeights {
             attn_norm: self.vector(&name("attn_norm"), hidden)?,
-            qkv: matrix(&["attn_q", "attn_k", "attn_v"], &[q, kv, kv], hidden, qkv_bias)?
-                .with_precision(Precision::Fine),
+            qkv: matrix(&["attn_q", "attn_k", "attn_v"], &[q, kv, kv], hidden, qkv_bias)?.with_precision(ATTENTION),
             q_norm: vector_if(spec.attn.qk_norm, "attn_q_norm", head_dim)?,
             k_norm: vector_if(spec.attn.qk_norm, "attn_k_norm", head_dim)?,
-            output: matrix(&["attn_output"], &[hidden], q, Vec::new())?.with_precision(Precision::Fine),
+            output: matrix(&["attn_output"], &[hidden], q, Vec::new())?.with_precision(ATTENTION),
             attn_post_norm: vector_if(spec.post_norms, "post_attention_norm", hidden)?,
             mlp_norm: self.vector(&name("ffn_norm"), hidden)?,
-            gate_up: matrix(&["ffn_gate", "ffn_up"], &[width, width], hidden, Vec::new())?,
-            down: matrix(&["ffn_down"], &[hidden], width, Vec::new())?.with_precision(Precision::Fine),
+            gate_up: matrix(&["ffn_gate", "ffn_up"], &[width, width], hidden, Vec::new())?.with_precision(FEED_FORWARD),
+            down: matrix(&["ffn_down"], &[hidden], width, Vec::new())?.with_precision(FEED_FORWARD),
             mlp_post_norm: vector_if(spec.post_norms, "post_ffw_norm", hidden)?,
         })
     }
@@ -169,7 +182,7 @@ impl Loader<'_> {
                 self.file.release_range(tensor, range);
             }
         };
-        Weight::new(self.device, cols, &sources, bias, &mut copied)
+        Weight::new(self.device, cols, &sources, bias, &self.arena, &mut copied)
             .map_err(|e| Error::OutOfMemory(format!("tensor {}: no memory for {} bytes", names[0], e.bytes)))
     }
 

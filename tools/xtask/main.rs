@@ -13,6 +13,7 @@ mod abi;
 mod cargo;
 mod examples;
 mod fetch;
+mod hammer;
 mod install;
 mod libtest;
 mod models;
@@ -29,6 +30,7 @@ usage: cargo xtask COMMAND
   check        formatting, lints, documentation, the C ABI, and the tests that need no model
   test         the same, and all tests on the release build, models fetched first
   soak         ten minutes of random load on the engine (AIENG_SOAK_SECONDS sets another time)
+  hammer       sixteen threads call anything for a minute, under AddressSanitizer
   install --prefix FOLDER
                build the library in release mode and lay it there: lib/, include/, pkg-config, CMake
   examples     install into target/tmp, and build and run the examples in C, C++, Go and Python from there
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         ["check"] => check(),
         ["test"] => test(),
         ["soak"] => soak(),
+        ["hammer"] => one("hammer", hammer::run()),
         ["install", "--prefix", prefix] => one("install", install::install(&absolute(prefix))),
         ["examples"] => examples(),
         ["abi"] => one("abi", abi::write()),
