@@ -75,7 +75,7 @@ fn a_model_survives_each_refusal() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let name = "a_model_survives_each_refusal";
     let Some(model) = support::model(name) else { return };
-    every_allocation(Some(&model), AIENG_DEVICE_CPU, [200, 1, 2]);
+    every_allocation(Some(&model), AIENG_DEVICE_CPU, [20, 1, 2]);
 }
 
 #[test]
