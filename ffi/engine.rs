@@ -69,6 +69,7 @@ fn isa(config: &aieng_engine_config) -> Result<Option<Isa>> {
         AIENG_ISA_PORTABLE => Some(Isa::Portable),
         AIENG_ISA_AVX2 => Some(Isa::Avx2),
         AIENG_ISA_AVX512 => Some(Isa::Avx512),
+        AIENG_ISA_AVX512_BF16 => Some(Isa::Avx512Bf16),
         other => return Err(invalid(format!("config.isa: {other} is no aieng_isa"))),
     })
 }
@@ -312,6 +313,7 @@ pub unsafe extern "C" fn aieng_engine_describe(
                 Isa::Portable => AIENG_ISA_PORTABLE,
                 Isa::Avx2 => AIENG_ISA_AVX2,
                 Isa::Avx512 => AIENG_ISA_AVX512,
+                Isa::Avx512Bf16 => AIENG_ISA_AVX512_BF16,
             }),
             kv_type: match of.kv_dtype {
                 KvDType::F32 => AIENG_KV_F32,
@@ -370,7 +372,7 @@ mod tests {
         let cases = [
             (aieng_engine_config { flags: 6, ..zero() }, "config.flags: unknown bits 0x4"),
             (aieng_engine_config { device: 4, ..zero() }, "config.device: 4 is no aieng_device"),
-            (aieng_engine_config { isa: 4, ..zero() }, "config.isa: 4 is no aieng_isa"),
+            (aieng_engine_config { isa: 5, ..zero() }, "config.isa: 5 is no aieng_isa"),
             (aieng_engine_config { kv_type: 5, ..zero() }, "config.kv_type: 5 is no aieng_kv_type"),
             (
                 aieng_engine_config { device: AIENG_DEVICE_REFERENCE, isa: AIENG_ISA_AVX2, ..zero() },

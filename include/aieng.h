@@ -209,14 +209,16 @@ enum {
   /** AVX2, FMA and F16C. */
   AIENG_ISA_AVX2 = 2,
   /** AVX-512 F, BW, VL, DQ and VNNI. */
-  AIENG_ISA_AVX512 = 3
+  AIENG_ISA_AVX512 = 3,
+  /** The same and AVX-512 BF16. */
+  AIENG_ISA_AVX512_BF16 = 4
 };
 
 /** Element type of the KV cache. */
 typedef uint32_t aieng_kv_type;
 
 enum {
-  /** F32 on the reference device, F16 elsewhere. */
+  /** F32 on the reference device, BF16 where the CPU multiplies that in one instruction, F16 elsewhere. */
   AIENG_KV_AUTO = 0,
   AIENG_KV_F32 = 1,
   AIENG_KV_F16 = 2,

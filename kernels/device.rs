@@ -20,6 +20,7 @@ impl Device {
                 Isa::Portable => "cpu-portable",
                 Isa::Avx2 => "cpu-avx2",
                 Isa::Avx512 => "cpu-avx512",
+                Isa::Avx512Bf16 => "cpu-avx512-bf16",
             },
         }
     }

@@ -15,6 +15,7 @@ mod memory;
 pub mod metrics;
 pub mod model;
 pub mod perplexity;
+pub mod profile;
 #[allow(unsafe_code, reason = "the rings that threads share")]
 mod queue;
 pub mod sampling;
@@ -29,7 +30,7 @@ pub mod bench {
     pub use crate::queue::Queue;
 }
 
-pub use aieng_kernels::{DType, Isa, KvDType};
+pub use aieng_kernels::{BLOCK_TOKENS, DType, Isa, KvDType};
 pub use error::{Error, Result};
 
 /// Index of a token in the model's vocabulary.

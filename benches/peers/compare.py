@@ -1,166 +1,186 @@
-"""aieng beside other engines: the same file, threads and sizes, in turns, in one run. `tools/bench --peers` calls this.
+"""aieng beside other engines: the same file, threads and sizes, in turns (A B A B), in one run. `tools/bench --peers` calls this.
 
-The peer is llama.cpp, by llama-cpp-python built on this machine from PyPI's sources (GGML_NATIVE, flash attention on, which was
-the faster setting wherever it was tried), driven through its low-level API: llama_cpp_bench.py. It is set up once, under
-.toolchain/peers; that takes some minutes.
+The peer is llama.cpp; it is built once, under .toolchain/peers, which takes some minutes. `ratio` is an engine's median over
+the fastest peer's of the row: above 1 is faster; for seconds and MiB below 1 is better. Where one sequence decodes, a
+ceiling takes its turn: the speed that the machine's memory bandwidth allows. `--engines` adds others where they install.
 """
 
 import argparse
 import datetime
+import fnmatch
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
-ROOT = Path(__file__).resolve().parents[2]
-PEERS = ROOT / ".toolchain" / "peers"
-LLAMA = "llama-cpp-python==0.3.36"
+import chart
+import engines
+from rows import LLAMA_1B, ROWS, cores, results
 
-# name: prompt, generated, sequences
-TESTS = {
-    "pp512": (512, 0, 1),
-    "pp2048": (2048, 0, 1),
-    "tg128": (0, 128, 1),
-    "tg64x16": (0, 64, 16),
-    "tg64x64": (0, 64, 64),
-}
+COLUMNS = ("model", "test", "threads", "engine", "median", "unit", "min", "max", "ratio", "of_ceiling")
+# Between two turns, so that the one's threads have gone to sleep when the other begins.
+PAUSE = 0.05
 
 
-def run(*command, **options):
-    done = subprocess.run(command, text=True, **options)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}")
-    return done.stdout
+@dataclass(frozen=True)
+class Name:
+    """An engine in the results."""
+
+    name: str
+    version: Optional[str]
+    is_peer: bool = False
+    is_ceiling: bool = False
 
 
-def setup():
-    """The peers' Python, with llama.cpp built for this machine."""
-    python = PEERS / "bin" / "python"
-    stamp = PEERS / "installed"
-    if not stamp.exists() or stamp.read_text() != LLAMA:
-        print(f"building {LLAMA} in {PEERS.relative_to(ROOT)}: some minutes", file=sys.stderr)
-        run(sys.executable, "-m", "venv", "--clear", PEERS)
-        environment = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON", CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()))
-        run(python, "-m", "pip", "install", "--quiet", "--no-binary", "llama-cpp-python", LLAMA, env=environment)
-        stamp.write_text(LLAMA)
-    return python
+def model_file(model):
+    """A model's file: pulled, or made."""
+    if model != LLAMA_1B:
+        return engines.output(engines.BINARY, "pull", model)
+    path = engines.TOOLCHAIN / "models" / f"{model}.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engines.run(engines.BINARY, "bench", "--make-model", "llama-1b", path, stdout=subprocess.DEVNULL)
+    return str(path)
 
 
-class Aieng:
-    name = "aieng"
-
-    def __init__(self, model, threads):
-        self.binary = ROOT / "target" / "release" / "aieng"
-        self.common = ["-m", model, "-t", str(threads)]
-        self.version = run(self.binary, "--version", stdout=subprocess.PIPE).strip()
-
-    def speed(self, test):
-        """Tokens a second."""
-        prompt, generated, sequences = TESTS[test]
-        if sequences == 1:
-            sizes = ["-p", str(prompt), "-n", str(generated), "-r", "1", "--json"]
-            return json.loads(run(self.binary, "bench", *self.common, *sizes, stdout=subprocess.PIPE))[0]["avg_ts"]
-        n = str(sequences)
-        sizes = ["--prompt-len", "1", "--output-len", str(generated + 1), "--requests", n, "--concurrency", n]
-        command = [self.binary, "bench", "serve", *self.common, *sizes, "--max-sequences", n, "--json"]
-        return sequences * 1000 / json.loads(run(*command, stdout=subprocess.PIPE))[0]["median_tpot_ms"]
+@contextmanager
+def neighbours(wanted):
+    """A process on each core that never rests."""
+    cpus = os.sched_getaffinity(0) if wanted else []
+    loop = "import os, sys\nos.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", loop, str(cpu)]) for cpu in cpus]
+    try:
+        time.sleep(0.3 if wanted else 0)
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
-class LlamaCpp:
-    name = "llama.cpp"
-
-    def __init__(self, python, model, threads):
-        driver = Path(__file__).with_name("llama_cpp_bench.py")
-        options = ["--model", model, "--threads", str(threads), "--context", "8192", "--sequences", "64"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([python, driver, *options, "--flash-attention"], **pipes)
-        self.version = "llama-cpp-python " + self.answer()["ready"]
-        for test in ("pp512", "tg128"):
-            self.speed(test)
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.name}: the driver ended")
-        return json.loads(line)
-
-    def speed(self, test):
-        """Tokens a second."""
-        prompt, generated, sequences = TESTS[test]
-        order = {"test": test, "prompt": prompt, "generate": generated, "sequences": sequences, "depth": 0}
-        print(json.dumps(order), file=self.process.stdin, flush=True)
-        answer = self.answer()
-        return answer["tokens"] / answer["seconds"][0]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+def measure(engine, cell, threads):
+    time.sleep(PAUSE)
+    if cell.test in ("start", "memory"):
+        return getattr(engine, cell.test)(cell.threads or threads)
+    return engine.speed(cell.test, cell.threads or threads)
 
 
-def measure(alias, threads, tests, reps, python):
-    """Rows of one model with one number of threads."""
-    binary = ROOT / "target" / "release" / "aieng"
-    model = run(binary, "pull", alias, stdout=subprocess.PIPE).strip()
-    engines = [Aieng(model, threads), LlamaCpp(python, model, threads)]
-    for test in tests:
-        speeds = {engine.name: [] for engine in engines}
-        for _ in range(reps):
-            for engine in engines:
-                speeds[engine.name].append(engine.speed(test))
-        peer = statistics.median(speeds[engines[1].name])
-        for engine in engines:
-            values = speeds[engine.name]
-            median = statistics.median(values)
-            yield {
-                "model": alias,
-                "test": test,
-                "threads": threads,
-                "engine": engine.name,
-                "version": engine.version,
-                "median": round(median, 1),
-                "min": round(min(values), 1),
-                "max": round(max(values), 1),
-                "ratio": round(median / peer, 2),
-            }
-    engines[1].close()
+def skip(name, why):
+    print(f"SKIPPED: {name}: {why}", file=sys.stderr, flush=True)
+
+
+def without(values, engine):
+    """A cell's values but for an engine's, which would be fewer than the others'."""
+    return defaultdict(list, {name: of for name, of in values.items() if name != engine})
+
+
+def take_turns(model, cells, kinds, args):
+    """Values by cell and engine: each repetition measures every cell, one engine after the other."""
+    path = model_file(model)
+    running = [kind(path) for kind in kinds]
+    names = {engine: Name(engine.name, engine.version(), engine.is_peer, engine.is_ceiling) for engine in running}
+    values = {cell: defaultdict(list) for cell in cells}
+    for family in dict.fromkeys(cell.turns for cell in cells):
+        for _ in range(args.reps):
+            for cell in (cell for cell in cells if cell.turns == family):
+                with neighbours(cell.busy):
+                    for engine in [engine for engine in running if engine.takes(cell)]:
+                        try:
+                            values[cell][names[engine]].append(measure(engine, cell, args.threads))
+                        except engines.Failed as failed:
+                            if not engine.is_optional:
+                                raise
+                            skip(engine.name, f"{model}: {failed}")
+                            running.remove(engine)
+                            values = {cell: without(of, names[engine]) for cell, of in values.items()}
+        yield family, values
+    for engine in running:
+        engine.close()
+
+
+def compare(rows, kinds, args):
+    """Rows of results, each as soon as its cells are measured."""
+    cells = list(dict.fromkeys(cell for row in rows for cell in row.cells))
+    for model in dict.fromkeys(cell.model for cell in cells):
+        of_model = [cell for cell in cells if cell.model == model]
+        for family, values in take_turns(model, of_model, kinds, args):
+            for row in rows:
+                if row.cell.model == model and row.cell.turns == family:
+                    yield from results(row, values, args.threads)
 
 
 def machine():
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    family = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("cpu family")), "?")
-    return f"{cpu} (family {family}), {os.cpu_count()} cores, Linux {platform.release()}"
+    fields = dict(line.split(":", 1) for line in open("/proc/cpuinfo") if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    cpu, family = fields.get("model name", platform.machine()), fields.get("cpu family", "?")
+    return f"{cpu} (family {family}), {cores()} cores, Linux {platform.release()}"
+
+
+def arguments():
+    names = ", ".join(row.name for row in ROWS)
+    parser = argparse.ArgumentParser(prog="tools/bench --peers", description=__doc__, epilog=f"Rows: {names}.")
+    parser.add_argument("--rows", default="*", help="names, separated by commas; * stands for anything [all]")
+    parser.add_argument("--threads", type=int, default=cores(), help="where a row does not say 1 [%(default)s]")
+    parser.add_argument("--reps", type=int, default=5, help="turns of each engine [%(default)s]")
+    parser.add_argument("--engines", default="", help=f"optional peers, separated by commas: {', '.join(engines.OPTIONAL)}")
+    parser.add_argument("--json", metavar="FILE", help="write the machine and the rows there, too")
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw the ratios")
+    args = parser.parse_args()
+    patterns = args.rows.split(",")
+    rows = [row for row in ROWS if any(fnmatch.fnmatchcase(row.name, pattern) for pattern in patterns)]
+    unknown = [pattern for pattern in patterns if not any(fnmatch.fnmatchcase(row.name, pattern) for row in ROWS)]
+    if unknown:
+        parser.error(f"--rows: {unknown[0]} is none of {names}")
+    if args.reps < 1 or args.threads < 1:
+        parser.error("--reps, --threads: at least 1")
+    optional = [name for name in args.engines.split(",") if name]
+    unknown = [name for name in optional if name not in engines.OPTIONAL]
+    if unknown:
+        parser.error(f"--engines: {unknown[0]} is none of {', '.join(engines.OPTIONAL)}")
+    return args, rows, [engines.OPTIONAL[name] for name in optional]
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="tools/bench --peers", description=__doc__)
-    parser.add_argument("--models", default="smollm2-135m", help="aliases, separated by commas [%(default)s]")
-    parser.add_argument("--tests", default=",".join(TESTS), help="some of %(default)s")
-    parser.add_argument("--threads", default=str(os.cpu_count()), help="numbers of threads [%(default)s]")
-    parser.add_argument("--reps", type=int, default=5, help="turns of each engine [%(default)s]")
-    parser.add_argument("--json", metavar="FILE", help="write the machine and the rows there, too")
-    args = parser.parse_args()
-    tests = args.tests.split(",")
-    unknown = [test for test in tests if test not in TESTS]
-    if unknown or args.reps < 1:
-        parser.error(f"--tests: {unknown[0]} is none of {', '.join(TESTS)}" if unknown else "--reps: at least 1")
-    python = setup()
-    run("cargo", "build", "--release", "--quiet", "--manifest-path", ROOT / "Cargo.toml")
+    try:
+        report(*arguments())
+    except engines.Failed as failed:
+        sys.exit(str(failed))
+
+
+def report(args, rows, optional):
+    build = ["cargo", "build", "--release", "--quiet", "--package", "aieng-cli"]
+    engines.run(*build, "--manifest-path", engines.ROOT / "Cargo.toml")
+    engines.LlamaCpp.setup()
+    kinds = [engines.Aieng, engines.AiengAvx2, engines.LlamaCpp, engines.MemoryCeiling]
+    for kind in optional:
+        try:
+            kind.setup()
+            kinds.append(kind)
+        except engines.Failed as failed:
+            skip(kind.name, failed)
     print(f"{machine()}, {datetime.date.today()}\n")
-    print("| model | test | threads | engine | tok/s | min | max | ratio |")
-    print("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |")
-    rows = []
-    for alias in args.models.split(","):
-        for threads in map(int, args.threads.split(",")):
-            for row in measure(alias, threads, tests, args.reps, python):
-                rows.append(row)
-                shown = ("model", "test", "threads", "engine", "median", "min", "max", "ratio")
-                print("| " + " | ".join(str(row[name]) for name in shown) + " |", flush=True)
-    print("\n" + "; ".join(sorted({row["version"] for row in rows})))
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("| --- | --- | --: | --- | --: | --- | --: | --: | --: | --: |")
+    done = []
+    for row in compare(rows, kinds, args):
+        done.append(row)
+        cells = ("" if row[column] is None else str(row[column]) for column in COLUMNS)
+        print("| " + " | ".join(cells) + " |", flush=True)
+    if any(row["engine"] == engines.OpenVino.name for row in done):
+        print(f"\n{engines.OpenVino.name} computes another model: no ratio is to it.")
+    print("\n" + "; ".join(sorted({row["version"] for row in done if row["version"]})))
     if args.json:
-        Path(args.json).write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+        whole = {"machine": machine(), "reps": args.reps, "rows": done}
+        Path(args.json).write_text(json.dumps(whole, indent=1) + "\n")
+    if args.plot:
+        Path(args.plot).write_text(chart.ratios(done, machine()))
 
 
 if __name__ == "__main__":

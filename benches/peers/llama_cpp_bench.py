@@ -1,9 +1,12 @@
 """llama.cpp's speed through the low-level API of llama-cpp-python: only llama_decode and llama_synchronize are timed.
 
 Reads one JSON object a line from standard input, {"test": "pp512", "prompt": 512, "generate": 0, "sequences": 1,
-"depth": 0, "reps": 1}, runs it and prints {"test": ..., "tokens": N, "seconds": [...]}; so that another program can take
-turns with it. As llama-bench does: random tokens, greedy nothing (the next token is drawn at random), logits only where a
-token would be sampled, a warm-up before the first measurement.
+"depth": 0}, runs it and prints {"test": ..., "tokens": N, "seconds": [...]}; so that another program can let engines take
+turns. As llama-bench does: random tokens, greedy nothing (the next token is drawn at random), logits only where a
+token would be sampled.
+
+With --first-token or --peak-memory it measures that instead, and ends: the seconds from the end of Python's imports to the
+first token of a greedy answer, or the peak of resident memory above what Python had before, once a context is full.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import sys
 import time
 
 import llama_cpp as llama
+import numpy as np
 
 
 def quiet(_level, _text, _user):
@@ -44,6 +48,7 @@ class Peer:
         self.vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.model))
         self.batch = llama.llama_batch_init(2048, 0, 1)
         self.random = random.Random(7)
+        self.filled = 0
 
     def decode(self, rows):
         """rows: (position, sequence, whether logits are wanted)"""
@@ -66,10 +71,13 @@ class Peer:
 
     def run(self, test):
         """Seconds that the measured part took."""
-        llama.llama_memory_clear(self.memory, True)
         sequences, depth = test["sequences"], test["depth"]
-        for sequence in range(sequences):
-            self.prefill(depth, sequence)
+        # A context that is there from the test before need not be computed again: it is not measured.
+        if not (sequences == 1 and depth == self.filled > 0 and llama.llama_memory_seq_rm(self.memory, 0, depth, -1)):
+            llama.llama_memory_clear(self.memory, True)
+            for sequence in range(sequences):
+                self.prefill(depth, sequence)
+        self.filled = depth if sequences == 1 else 0
         llama.llama_synchronize(self.context)
         begin = time.perf_counter()
         for sequence in range(sequences):
@@ -82,6 +90,24 @@ class Peer:
         return time.perf_counter() - begin
 
 
+    def first_token(self, text):
+        """Runs a text and takes the likeliest token."""
+        vocab = llama.llama_model_get_vocab(self.model)
+        data = text.encode()
+        tokens = (llama.llama_token * 64)()
+        count = llama.llama_tokenize(vocab, data, len(data), tokens, len(tokens), True, True)
+        if llama.llama_decode(self.context, llama.llama_batch_get_one(tokens, count)) != 0:
+            sys.exit("llama_decode failed")
+        logits = llama.llama_get_logits_ith(self.context, -1)
+        return int(np.ctypeslib.as_array(logits, (self.vocab,)).argmax())
+
+
+def memory(field):
+    """MiB that /proc says this process has (VmRSS) or had at most (VmHWM)."""
+    line = next(line for line in open("/proc/self/status") if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
@@ -89,13 +115,23 @@ def main():
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--sequences", type=int, default=1)
     parser.add_argument("--flash-attention", action="store_true")
+    parser.add_argument("--first-token", metavar="TEXT")
+    parser.add_argument("--peak-memory", metavar="TOKENS", type=int)
     args = parser.parse_args()
+    before, begin = memory("VmRSS"), time.perf_counter()
     peer = Peer(args)
-    peer.run({"prompt": 32, "generate": 4, "sequences": 1, "depth": 0})
+    if args.first_token:
+        peer.first_token(args.first_token)
+        print(json.dumps({"seconds": time.perf_counter() - begin}))
+        return
+    if args.peak_memory:
+        peer.run({"prompt": args.peak_memory, "generate": 1, "sequences": 1, "depth": 0})
+        print(json.dumps({"mib": memory("VmHWM") - before}))
+        return
     print(json.dumps({"ready": llama.__version__}), flush=True)
     for line in sys.stdin:
         test = json.loads(line)
-        seconds = [peer.run(test) for _ in range(test.get("reps", 1))]
+        seconds = [peer.run(test)]
         tokens = test["sequences"] * (test["prompt"] + test["generate"])
         print(json.dumps({"test": test["test"], "tokens": tokens, "seconds": seconds}), flush=True)
 

@@ -1,8 +1,9 @@
 //! Tiles of up to 8 query rows that share a KV head, over the blocks that any of them sees.
 //!
-//! A block's 16 scores are one vector; each key element is loaded once for all rows of the tile, each value too. A row is
-//! a query token and head; what it computes is the same in any tile: blocks it does not see are skipped, and a value's
-//! weight is exactly 0 where only other rows see it.
+//! Positions are visited in chunks of 64, four blocks: first all scores of a chunk, then the weights, then the values. A
+//! block's 16 scores are one vector; each key element is loaded once for all rows of the tile, each value too. A row is
+//! a query token and head; what it computes is the same in any tile: chunks begin at multiples of 64, and where only other
+//! rows see a token, its weight is exactly 0.
 
 use super::{AttentionParams, MAX_HEAD_DIM, Sequence, Sequences};
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, exp, sigmoid};
@@ -15,6 +16,10 @@ const _: () = assert!(BLOCK_TOKENS == LANES, "a block's scores fill one vector")
 
 /// Query rows of a tile.
 const TILE: usize = 8;
+/// Blocks of a chunk.
+const CHUNK: usize = 4;
+/// Tokens of a chunk.
+const TOKENS: usize = CHUNK * BLOCK_TOKENS;
 
 pub fn attention(
     cpu: &Cpu,
@@ -93,11 +98,10 @@ impl Tiles<'_> {
             let mut start = rows.start;
             while start < rows.end {
                 let left = rows.end - start;
-                // Five to seven rows use eight lanes of work rather than two passes over the cache.
+                // Rows that are not there cost less than further passes over the cache, or further kernels.
                 let done = match left {
                     1 => self.tile::<S, E, 1>(sequence, kv_head, start, left),
-                    2 => self.tile::<S, E, 2>(sequence, kv_head, start, left),
-                    3 | 4 => self.tile::<S, E, 4>(sequence, kv_head, start, left),
+                    2..=4 => self.tile::<S, E, 4>(sequence, kv_head, start, left),
                     _ if S::ROWS >= 8 => self.tile::<S, E, 8>(sequence, kv_head, start, left),
                     _ => self.tile::<S, E, 4>(sequence, kv_head, start, left),
                 };
@@ -124,7 +128,7 @@ impl Tiles<'_> {
             let row = first + r.min(count - 1);
             (row / group, kv_head * group + row % group)
         };
-        let mut state = State::<S, R>::new(dim);
+        let mut state = State::<S, E, R>::new(dim, self.params.softcap);
         // SAFETY: the instruction set is the caller's; blocks were checked against the cache, rows against q and out.
         unsafe {
             for r in 0..R {
@@ -132,14 +136,26 @@ impl Tiles<'_> {
                 let q = &self.q.row(sequence.q_start + token)[head * dim..][..dim];
                 state.set_row(r, q, self.params.scale, sequence.visible(token, self.params.window));
             }
-            let start = state.visible.iter().map(|v| v.start).min().unwrap_or(0);
-            let end = state.visible.iter().map(|v| v.end).max().unwrap_or(0);
+            let start = state.visible.iter().map(|v| v.start).min().unwrap_or(0) / BLOCK_TOKENS;
+            let end = state.visible.iter().map(|v| v.end).max().unwrap_or(0).div_ceil(BLOCK_TOKENS);
             let (layer, layout) = (self.cache.layer(self.layer).as_ptr(), self.cache.layout(self.layer));
-            for b in start / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS) {
-                let block = sequence.blocks[b] as usize;
-                let keys = layer.add(layout.keys_at(block, kv_head)).cast();
-                let values = layer.add(layout.values_at(block, kv_head)).cast();
-                state.block::<E>(b * BLOCK_TOKENS, keys, values, self.params.softcap);
+            let mut b = start;
+            while b < end {
+                let chunk_end = end.min((b / CHUNK + 1) * CHUNK);
+                let chunk_start = b / CHUNK * CHUNK;
+                let block = |i: usize| {
+                    let block = sequence.blocks[(chunk_start + i).clamp(b, chunk_end - 1)] as usize;
+                    Block {
+                        keys: layer.add(layout.keys_at(block, kv_head)).cast(),
+                        values: layer.add(layout.values_at(block, kv_head)).cast(),
+                    }
+                };
+                let blocks = std::array::from_fn(block);
+                state.chunk(
+                    chunk_start * BLOCK_TOKENS,
+                    &Chunk { first: b - chunk_start, last: chunk_end - chunk_start, blocks },
+                );
+                b = chunk_end;
             }
             for r in 0..count {
                 let (token, head) = row_of(r);
@@ -151,30 +167,52 @@ impl Tiles<'_> {
     }
 }
 
+/// A KV head of a block: elements of type B, then their scales where they have some.
+#[derive(Clone, Copy)]
+struct Block<B> {
+    keys: *const B,
+    values: *const B,
+}
+
+/// Blocks `first..last` of a chunk; in the others' places stand some of these, so that all can be read.
+struct Chunk<B> {
+    first: usize,
+    last: usize,
+    blocks: [Block<B>; CHUNK],
+}
+
 /// R rows of an online softmax.
-struct State<S: Simd, const R: usize> {
+struct State<S: Simd, E: KvElement, const R: usize> {
     dim: usize,
-    /// Scaled queries, and the weighted sums of values; the first `dim` of each are set.
-    q: [[MaybeUninit<f32>; MAX_HEAD_DIM]; R],
+    softcap: Option<f32>,
+    /// Scaled queries, as words for E's products: the rows' first words, their second ones, and so on.
+    q: [[MaybeUninit<u32>; R]; MAX_HEAD_DIM],
+    /// Weighted sums of values; the first `dim` of each are set.
     acc: [[MaybeUninit<f32>; MAX_HEAD_DIM]; R],
+    /// Scores of a chunk, and then weights as words for E's products.
+    scores: [[MaybeUninit<f32>; TOKENS]; R],
+    weights: [[MaybeUninit<u32>; TOKENS]; R],
     /// Greatest score and sum of weights so far.
     max: [f32; R],
     total: [f32; R],
     visible: [Range<usize>; R],
-    _simd: std::marker::PhantomData<S>,
+    _formats: std::marker::PhantomData<(S, E)>,
 }
 
-impl<S: Simd, const R: usize> State<S, R> {
+impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     #[inline(always)]
-    fn new(dim: usize) -> Self {
+    fn new(dim: usize, softcap: Option<f32>) -> Self {
         State {
             dim,
-            q: [[MaybeUninit::uninit(); MAX_HEAD_DIM]; R],
+            softcap,
+            q: [[MaybeUninit::uninit(); R]; MAX_HEAD_DIM],
             acc: [[MaybeUninit::uninit(); MAX_HEAD_DIM]; R],
+            scores: [[MaybeUninit::uninit(); TOKENS]; R],
+            weights: [[MaybeUninit::uninit(); TOKENS]; R],
             max: [f32::NEG_INFINITY; R],
             total: [0.0; R],
             visible: [const { 0..0 }; R],
-            _simd: std::marker::PhantomData,
+            _formats: std::marker::PhantomData,
         }
     }
 
@@ -186,77 +224,96 @@ impl<S: Simd, const R: usize> State<S, R> {
         // SAFETY: dim is at most MAX_HEAD_DIM and a multiple of 16.
         unsafe {
             for d in (0..self.dim).step_by(LANES) {
-                S::store(
-                    self.q[r].as_mut_ptr().cast::<f32>().add(d),
-                    S::mul(S::load(q.as_ptr().add(d)), S::splat(scale)),
-                );
+                let mut words = [0u32; LANES];
+                E::store_words::<S>(words.as_mut_ptr(), S::mul(S::load(q.as_ptr().add(d)), S::splat(scale)));
+                for (i, word) in words.iter().enumerate().take(LANES / E::PAIRING) {
+                    self.q[d / E::PAIRING + i][r].write(*word);
+                }
                 S::store(self.acc[r].as_mut_ptr().cast::<f32>().add(d), S::splat(0.0));
             }
         }
     }
 
-    /// Takes in the block whose first token is at `position`.
+    /// Takes in the chunk whose first token is at `position`.
     ///
     /// # Safety
-    /// `keys` and `values` are the block's.
+    /// The chunk's blocks have `dim` keys of 16 tokens and 16 values of `dim` elements, and scales if E has.
     #[inline(always)]
-    unsafe fn block<E: KvElement>(
-        &mut self,
-        position: usize,
-        keys: *const E::Bits,
-        values: *const E::Bits,
-        softcap: Option<f32>,
-    ) {
-        // SAFETY: the block has `dim` keys of 16 tokens and 16 values of `dim` elements.
+    unsafe fn chunk(&mut self, position: usize, chunk: &Chunk<E::Bits>) {
+        // SAFETY: the caller's.
         unsafe {
-            let mut scores = [S::splat(0.0); R];
-            let q: [*const f32; R] = std::array::from_fn(|r| self.q[r].as_ptr().cast());
-            for d in 0..self.dim {
-                let k = E::load::<S>(keys.add(d * BLOCK_TOKENS));
-                for r in 0..R {
-                    scores[r] = S::fma(k, S::splat(*q[r].add(d)), scores[r]);
+            // As many blocks at once as there are registers for their scores.
+            if R >= 8 {
+                for b in (chunk.first / 2 * 2..chunk.last).step_by(2) {
+                    self.score::<2>(chunk, b);
                 }
+            } else {
+                self.score::<CHUNK>(chunk, 0);
             }
-            if E::SCALED {
-                let scale = S::load(keys.add(self.dim * BLOCK_TOKENS).cast());
-                for r in 0..R {
-                    scores[r] = S::mul(scores[r], scale);
-                }
-            }
-            let mut weights = [[0.0f32; LANES]; R];
-            // Tokens that some row sees: from the first to before the last.
-            let (mut first, mut last) = (LANES, 0);
+            // Tokens that some row sees: others may hold anything.
+            let (mut first, mut last) = (TOKENS, 0);
             for r in 0..R {
-                let from = self.visible[r].start.clamp(position, position + LANES) - position;
-                let to = self.visible[r].end.clamp(position, position + LANES) - position;
+                let from = self.visible[r].start.clamp(position, position + TOKENS) - position;
+                let to = self.visible[r].end.clamp(position, position + TOKENS) - position;
                 if from < to {
                     (first, last) = (first.min(from), last.max(to));
-                    let mut w = self.weigh(r, scores[r], from, to, softcap);
-                    if E::SCALED {
-                        // Slots that hold nothing may have any scale.
-                        let scale = S::load(values.add(self.dim * BLOCK_TOKENS).cast());
-                        w = S::select_range(from, to, S::mul(w, scale), S::splat(0.0));
-                    }
-                    S::store(weights[r].as_mut_ptr(), w);
                 }
+                self.weigh(r, chunk, from, to);
             }
-            self.accumulate::<E>(&weights, values, first..last);
+            if first < last {
+                self.accumulate(chunk, first..last);
+            }
         }
     }
 
-    /// Turns the scores of a block into weights of row `r`, and rescales what the row has gathered to the new maximum.
+    /// Scores of blocks `b..b + N`.
     #[inline(always)]
-    unsafe fn weigh(&mut self, r: usize, scores: S::F, from: usize, to: usize, softcap: Option<f32>) -> S::F {
+    unsafe fn score<const N: usize>(&mut self, chunk: &Chunk<E::Bits>, b: usize) {
         // SAFETY: the caller's.
         unsafe {
-            let mut scores = scores;
-            if let Some(cap) = softcap {
-                // cap * tanh(s / cap) = cap * (2 sigmoid(2 s / cap) - 1)
-                let bent = sigmoid::<S>(S::mul(scores, S::splat(2.0 / cap)));
-                scores = S::fma(bent, S::splat(2.0 * cap), S::splat(-cap));
+            let mut sums = [[S::splat(0.0); R]; N];
+            let q: *const u32 = self.q.as_ptr().cast();
+            for step in 0..self.dim / E::PAIRING {
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let k = E::load::<S>(chunk.blocks[b + n].keys.add(step * LANES * E::PAIRING));
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        *sum = E::fma::<S>(k, *q.add(step * R + r), *sum);
+                    }
+                }
             }
-            scores = S::select_range(from, to, scores, S::splat(f32::NEG_INFINITY));
-            let max = S::max_lane(scores);
+            for (n, sums) in sums.iter().enumerate() {
+                for (r, sum) in sums.iter().enumerate() {
+                    let mut score = *sum;
+                    if E::SCALED {
+                        score = S::mul(score, S::load(chunk.blocks[b + n].keys.add(self.dim * BLOCK_TOKENS).cast()));
+                    }
+                    S::store(self.scores[r].as_mut_ptr().cast::<f32>().add((b + n) * LANES), score);
+                }
+            }
+        }
+    }
+
+    /// Turns the scores of a chunk into weights of row `r`, which sees tokens `from..to` of it, and rescales what the row
+    /// has gathered to the new maximum.
+    #[inline(always)]
+    unsafe fn weigh(&mut self, r: usize, chunk: &Chunk<E::Bits>, from: usize, to: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let scores: *mut f32 = self.scores[r].as_mut_ptr().cast();
+            let mut max = S::splat(f32::NEG_INFINITY);
+            for b in chunk.first..chunk.last {
+                let mut score = S::load(scores.add(b * LANES));
+                if let Some(cap) = self.softcap {
+                    // cap * tanh(s / cap) = cap * (2 sigmoid(2 s / cap) - 1)
+                    let bent = sigmoid::<S>(S::mul(score, S::splat(2.0 / cap)));
+                    score = S::fma(bent, S::splat(2.0 * cap), S::splat(-cap));
+                }
+                let (from, to) = lanes(b, from, to);
+                score = S::select_range(from, to, score, S::splat(f32::NEG_INFINITY));
+                S::store(scores.add(b * LANES), score);
+                max = S::max(max, score);
+            }
+            let max = S::max_lane(max);
             if max > self.max[r] {
                 let rescale = exp::<S>(S::splat(self.max[r] - max));
                 let acc = self.acc[r].as_mut_ptr().cast::<f32>();
@@ -268,25 +325,33 @@ impl<S: Simd, const R: usize> State<S, R> {
                 self.total[r] *= lanes[0];
                 self.max[r] = max;
             }
-            let weights = exp::<S>(S::sub(scores, S::splat(self.max[r])));
-            let weights = S::select_range(from, to, weights, S::splat(0.0));
-            self.total[r] += S::sum(weights);
-            weights
+            let mut total = S::splat(0.0);
+            for b in chunk.first..chunk.last {
+                let (from, to) = lanes(b, from, to);
+                let weight = exp::<S>(S::sub(S::load(scores.add(b * LANES)), S::splat(self.max[r])));
+                let mut weight = S::select_range(from, to, weight, S::splat(0.0));
+                total = S::add(total, weight);
+                if E::SCALED {
+                    // Slots that hold nothing may have any scale.
+                    let scale = S::load(chunk.blocks[b].values.add(self.dim * BLOCK_TOKENS).cast());
+                    weight = S::select_range(from, to, S::mul(weight, scale), S::splat(0.0));
+                }
+                let words = self.weights[r].as_mut_ptr().cast::<u32>();
+                E::store_words::<S>(words.add(b * LANES / E::PAIRING), weight);
+            }
+            self.total[r] += S::sum(total);
         }
     }
 
-    /// Adds the weighted values of the tokens in `seen`: those that some row sees, for others may hold anything.
+    /// Adds the weighted values of the tokens in `seen`.
     #[inline(always)]
-    unsafe fn accumulate<E: KvElement>(
-        &mut self,
-        weights: &[[f32; LANES]; R],
-        values: *const E::Bits,
-        seen: Range<usize>,
-    ) {
+    unsafe fn accumulate(&mut self, chunk: &Chunk<E::Bits>, seen: Range<usize>) {
         // SAFETY: the caller's.
         unsafe {
+            let mut weights: [*const u32; R] = [std::ptr::null(); R];
             let mut acc: [*mut f32; R] = [std::ptr::null_mut(); R];
             for r in 0..R {
+                weights[r] = self.weights[r].as_ptr().cast();
                 acc[r] = self.acc[r].as_mut_ptr().cast();
             }
             for d in (0..self.dim).step_by(LANES) {
@@ -294,10 +359,19 @@ impl<S: Simd, const R: usize> State<S, R> {
                 for r in 0..R {
                     sums[r] = S::load(acc[r].add(d));
                 }
-                for token in seen.clone() {
-                    let v = E::load::<S>(values.add(token * self.dim + d));
-                    for r in 0..R {
-                        sums[r] = S::fma(v, S::splat(weights[r][token]), sums[r]);
+                for b in chunk.first..chunk.last {
+                    let (from, to) = lanes(b, seen.start, seen.end);
+                    for step in from / E::PAIRING..to.div_ceil(E::PAIRING) {
+                        let mut v = E::load::<S>(chunk.blocks[b].values.add((step * self.dim + d) * E::PAIRING));
+                        if step * E::PAIRING < from {
+                            v = E::one_of_pair::<S>(v, true);
+                        }
+                        if (step + 1) * E::PAIRING > to {
+                            v = E::one_of_pair::<S>(v, false);
+                        }
+                        for r in 0..R {
+                            sums[r] = E::fma::<S>(v, *weights[r].add(b * LANES / E::PAIRING + step), sums[r]);
+                        }
                     }
                 }
                 for r in 0..R {
@@ -322,4 +396,11 @@ impl<S: Simd, const R: usize> State<S, R> {
             }
         }
     }
+}
+
+/// What tokens `from..to` of a chunk are in its block `b`.
+#[inline(always)]
+fn lanes(b: usize, from: usize, to: usize) -> (usize, usize) {
+    let lane = |token: usize| token.clamp(b * LANES, (b + 1) * LANES) - b * LANES;
+    (lane(from), lane(to))
 }

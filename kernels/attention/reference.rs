@@ -13,6 +13,7 @@ pub fn attention(
     out: &mut TensorMut,
 ) {
     let shape = cache.shape(layer);
+    let dtype = cache.dtype();
     let (dim, group, layout) = (shape.head_dim, params.heads / shape.heads, cache.layout(layer));
     for s in 0..sequences.context_lens.len() {
         let sequence = Sequence::new(&sequences, s);
@@ -23,11 +24,11 @@ pub fn attention(
                 let q = &q.row(row)[head * dim..][..dim];
                 let key = |j: usize, d: usize| {
                     let (block, token) = (sequence.blocks[j / BLOCK_TOKENS] as usize, j % BLOCK_TOKENS);
-                    read(cache, layer, layout.keys_at(block, head / group), d * BLOCK_TOKENS + token, token)
+                    read(cache, layer, layout.keys_at(block, head / group), dtype.key_index(d, token), token)
                 };
                 let value = |j: usize, d: usize| {
                     let (block, token) = (sequence.blocks[j / BLOCK_TOKENS] as usize, j % BLOCK_TOKENS);
-                    read(cache, layer, layout.values_at(block, head / group), token * dim + d, token)
+                    read(cache, layer, layout.values_at(block, head / group), dtype.value_index(d, token, dim), token)
                 };
                 let score = |j: usize| {
                     let s = (0..dim).map(|d| f64::from(q[d]) * key(j, d)).sum::<f64>() * f64::from(params.scale);

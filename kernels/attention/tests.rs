@@ -22,8 +22,11 @@ const CASES: [Case; 7] = [
     Case { heads: 5, kv_heads: 1, dim: 512, sequences: &[(2, 19)], window: None, softcap: None },
 ];
 
-/// Scores are sums of `dim` products, and f16 keys are the same for all devices.
-const TOLERANCE: f32 = 5e-6;
+/// Scores are sums of `dim` products, and f16 keys are the same for all devices. Where keys are bf16, queries and weights
+/// are rounded to bf16 too, by up to a part in 512.
+fn tolerance(dtype: KvDType) -> f32 {
+    if dtype == KvDType::BF16 { 4e-3 } else { 5e-6 }
+}
 
 /// A batch with its cache: blocks in random order, slots that hold no token poisoned with NaN.
 struct Setup {
@@ -89,7 +92,7 @@ fn matches_the_reference() {
             let want = setup.run(&Device::Reference);
             for device in cpus() {
                 let out = setup.run(&device);
-                assert_close(&out, &want, TOLERANCE, &format!("case {i} {} on {}", dtype.name(), device.name()));
+                assert_close(&out, &want, tolerance(dtype), &format!("case {i} {} on {}", dtype.name(), device.name()));
             }
         }
     }

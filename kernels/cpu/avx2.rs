@@ -260,6 +260,10 @@ unsafe impl Simd for Avx2 {
         unsafe { both!(_mm256_mullo_epi32, a, b) }
     }
     #[inline(always)]
+    unsafe fn from_bits(a: W) -> F {
+        unsafe { both!(_mm256_castsi256_ps, a) }
+    }
+    #[inline(always)]
     unsafe fn to_f32(a: W) -> F {
         unsafe { both!(_mm256_cvtepi32_ps, a) }
     }

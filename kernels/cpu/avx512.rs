@@ -1,11 +1,11 @@
-//! Sixteen lanes in one register: AVX-512 F, BW, DQ, VL and VNNI.
+//! Sixteen lanes in one register: AVX-512 F, BW, DQ, VL and VNNI; with BF16 or without.
 
 use super::simd::{Kernel, Simd};
 use std::arch::x86_64::*;
 
-/// AVX-512.
+/// AVX-512; with `BF16` products of bf16 pairs are one instruction.
 #[derive(Debug, Clone, Copy)]
-pub struct Avx512;
+pub struct Avx512<const BF16: bool>;
 
 pub fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -22,12 +22,23 @@ pub fn is_available() -> bool {
 /// Needs [`is_available`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2")]
 pub unsafe fn enter<K: Kernel>(kernel: K) {
-    kernel.run::<Avx512>()
+    kernel.run::<Avx512<false>>()
+}
+
+pub fn has_bf16() -> bool {
+    is_available() && is_x86_feature_detected!("avx512bf16")
+}
+
+/// # Safety
+/// Needs [`has_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c,bmi2")]
+pub unsafe fn enter_bf16<K: Kernel>(kernel: K) {
+    kernel.run::<Avx512<true>>()
 }
 
 // SAFETY of all methods: the caller vouches for the instruction set (the trait's contract) and for the pointers.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
-unsafe impl Simd for Avx512 {
+unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     const ROWS: usize = 8;
     type F = __m512;
     type W = __m512i;
@@ -61,6 +72,33 @@ unsafe impl Simd for Avx512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, x: __m512) {
+        unsafe {
+            if BF16 {
+                return _mm256_storeu_si256(p.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)));
+            }
+            let bits = _mm512_castps_si512(x);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            // Rounding could carry a NaN over into a number.
+            let nan = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+            let bits = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), rounded, nan);
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(bits)));
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        unsafe {
+            if BF16 {
+                let pairs = |x| std::mem::transmute::<__m512i, __m512bh>(x);
+                return _mm512_dpbf16_ps(sum, pairs(a), pairs(b));
+            }
+            let first = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            let second = |x| _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000u32 as i32)));
+            _mm512_fmadd_ps(second(a), second(b), _mm512_fmadd_ps(first(a), first(b), sum))
         }
     }
     #[inline(always)]
@@ -163,6 +201,10 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn mul_words(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_mullo_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn from_bits(a: __m512i) -> __m512 {
+        unsafe { _mm512_castsi512_ps(a) }
     }
     #[inline(always)]
     unsafe fn to_f32(a: __m512i) -> __m512 {

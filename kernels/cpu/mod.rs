@@ -7,6 +7,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod ceiling;
 mod pool;
 mod portable;
 mod simd;
@@ -25,18 +26,21 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// The same and AVX-512 BF16.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
 
-    /// The name that commands and reports use: "portable", "avx2", "avx512".
+    /// The name that commands and reports use: "portable", "avx2", "avx512", "avx512-bf16".
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512-bf16",
         }
     }
 
@@ -48,6 +52,8 @@ impl Isa {
             Isa::Avx2 => avx2::is_available(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::has_bf16(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -69,6 +75,9 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::enter(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => unsafe { avx512::enter_bf16(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("not available"),
         }

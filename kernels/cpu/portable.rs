@@ -181,6 +181,10 @@ unsafe impl Simd for Portable {
         map2(a, b, u32::wrapping_mul)
     }
     #[inline(always)]
+    unsafe fn from_bits(a: W) -> F {
+        map(a, f32::from_bits)
+    }
+    #[inline(always)]
     unsafe fn to_f32(a: W) -> F {
         map(a, |a| a as i32 as f32)
     }

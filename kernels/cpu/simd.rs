@@ -34,6 +34,31 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn load_f16(p: *const u16) -> Self::F;
     unsafe fn store_f16(p: *mut u16, x: Self::F);
     unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// To the nearest, ties to even.
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, x: Self::F) {
+        let mut lanes = [0.0f32; LANES];
+        // SAFETY: the caller's.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), x);
+            for (i, lane) in lanes.iter().enumerate() {
+                let bits = lane.to_bits();
+                let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+                // Rounding could carry a NaN over into a number.
+                *p.add(i) = if lane.is_nan() { (bits >> 16) | 0x40 } else { rounded } as u16;
+            }
+        }
+    }
+    /// `sum + a₀ b₀ + a₁ b₁`, where each word of `a` and `b` holds two bf16, the first in its lower half.
+    #[inline(always)]
+    unsafe fn dot_bf16(sum: Self::F, a: Self::W, b: Self::W) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe {
+            let upper = Self::splat_word(0xffff_0000);
+            let first = Self::fma(Self::from_bits(Self::shl(a, 16)), Self::from_bits(Self::shl(b, 16)), sum);
+            Self::fma(Self::from_bits(Self::and(a, upper)), Self::from_bits(Self::and(b, upper)), first)
+        }
+    }
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
@@ -72,6 +97,8 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn shr(a: Self::W, n: u32) -> Self::W;
     /// Low 32 bits of the product.
     unsafe fn mul_words(a: Self::W, b: Self::W) -> Self::W;
+    /// Words as the f32 that they are the bits of.
+    unsafe fn from_bits(a: Self::W) -> Self::F;
     /// Signed words to f32.
     unsafe fn to_f32(a: Self::W) -> Self::F;
     /// f32 holding whole numbers from -127 to 127, to signed bytes.

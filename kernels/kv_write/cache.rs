@@ -3,7 +3,8 @@
 //! The cache of a layer is a pool of blocks of 16 tokens. Token `t` of block `b` is slot `16 b + t`. A block holds the
 //! keys of all heads, then the values of all heads. Within a head, keys are stored `[head_dim][16]` and values
 //! `[16][head_dim]`: the scores of a block's 16 tokens then fill one vector without crossing lanes, and a value's elements
-//! are contiguous for the weighted sum. With [`KvDType::Q8`] the 16 scales of a head's tokens follow its codes, so that a
+//! are contiguous for the weighted sum. With [`KvDType::BF16`] two rows of each are interleaved, as products of bf16 pairs
+//! want them: keys are `[head_dim / 2][16][2]` and values `[8][head_dim][2]`. With [`KvDType::Q8`] the 16 scales of a head's tokens follow its codes, so that a
 //! block is still one piece of memory whose content follows from its own tokens alone.
 
 use crate::cpu::LANES;
@@ -38,6 +39,21 @@ impl KvDType {
         }
     }
 
+    /// Rows that are interleaved: keys of neighbouring dimensions, values of neighbouring tokens.
+    pub(crate) fn pairing(self) -> usize {
+        if self == KvDType::BF16 { 2 } else { 1 }
+    }
+
+    /// Place of element `d` of token `token`'s key among the elements of its head in a block.
+    pub(crate) fn key_index(self, d: usize, token: usize) -> usize {
+        interleaved(d, token, BLOCK_TOKENS, self.pairing())
+    }
+
+    /// Place of element `d` of token `token`'s value among the elements of its head in a block.
+    pub(crate) fn value_index(self, d: usize, token: usize, head_dim: usize) -> usize {
+        interleaved(token, d, head_dim, self.pairing())
+    }
+
     /// Bytes of an element, and of the scales of a head's 16 keys (or values).
     fn bytes(self) -> (usize, usize) {
         match self {
@@ -46,6 +62,12 @@ impl KvDType {
             KvDType::Q8 => (1, BLOCK_TOKENS * size_of::<f32>()),
         }
     }
+}
+
+/// Place of column `col` of row `row` where `pairing` rows of `cols` columns are interleaved.
+#[inline(always)]
+pub(super) fn interleaved(row: usize, col: usize, cols: usize, pairing: usize) -> usize {
+    (row / pairing * cols + col) * pairing + row % pairing
 }
 
 /// What one layer stores for a token.
@@ -122,7 +144,7 @@ impl KvCache {
     }
 
     /// Bytes of a block of layer `layer`.
-    fn block_bytes(&self, layer: usize) -> usize {
+    pub fn block_bytes(&self, layer: usize) -> usize {
         2 * self.layers[layer].heads * head_bytes(self.layers[layer], self.dtype)
     }
 

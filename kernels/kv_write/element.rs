@@ -3,29 +3,64 @@
 use crate::cpu::{LANES, Simd};
 
 /// An element format. With `SCALED`, elements are codes that a scale turns into numbers.
-#[allow(clippy::missing_safety_doc, reason = "one contract: the instruction set, and sixteen elements at each pointer")]
+#[allow(clippy::missing_safety_doc, reason = "one contract: the instruction set, and room for what is read or written")]
 pub(crate) trait KvElement {
     /// An element as it is stored.
     type Bits: Copy + Default;
     /// Whether each token's key and value has a scale; the 16 of a block follow its elements.
     const SCALED: bool = false;
+    /// Elements that a product takes at once: [`KvDType::pairing`](super::KvDType::pairing).
+    const PAIRING: usize = 1;
+    /// Sixteen lanes of `PAIRING` elements.
+    type Vector<S: Simd>: Copy;
 
-    unsafe fn load<S: Simd>(p: *const Self::Bits) -> S::F;
+    /// The elements at `p`, `PAIRING` for each lane.
+    unsafe fn load<S: Simd>(p: *const Self::Bits) -> Self::Vector<S>;
 
+    /// `sum` plus the products of a lane's elements with those that `word` holds, as [`KvElement::store_words`] writes them.
+    unsafe fn fma<S: Simd>(v: Self::Vector<S>, word: u32, sum: S::F) -> S::F;
+
+    /// Of two elements in a lane the one that `second` says, the other as zero.
+    unsafe fn one_of_pair<S: Simd>(v: Self::Vector<S>, _second: bool) -> Self::Vector<S> {
+        v
+    }
+
+    /// Writes sixteen elements side by side.
     unsafe fn store<S: Simd>(p: *mut Self::Bits, x: S::F);
+
+    /// Writes what products take in place of elements: `16 / PAIRING` words.
+    #[inline(always)]
+    unsafe fn store_words<S: Simd>(p: *mut u32, x: S::F) {
+        // SAFETY: the caller's.
+        unsafe { S::store(p.cast(), x) }
+    }
+}
+
+/// The part of a format whose products are those of f32.
+macro_rules! products_in_f32 {
+    ($bits:ty, |$p:ident, $S:ident| $load:expr) => {
+        type Bits = $bits;
+        type Vector<S: Simd> = S::F;
+
+        #[inline(always)]
+        unsafe fn load<$S: Simd>($p: *const $bits) -> $S::F {
+            // SAFETY: the caller's.
+            unsafe { $load }
+        }
+
+        #[inline(always)]
+        unsafe fn fma<S: Simd>(v: S::F, word: u32, sum: S::F) -> S::F {
+            // SAFETY: the caller's.
+            unsafe { S::fma(v, S::splat(f32::from_bits(word)), sum) }
+        }
+    };
 }
 
 /// 32-bit floats.
 pub(crate) struct KvF32;
 
 impl KvElement for KvF32 {
-    type Bits = f32;
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const f32) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load(p) }
-    }
+    products_in_f32!(f32, |p, S| S::load(p));
 
     #[inline(always)]
     unsafe fn store<S: Simd>(p: *mut f32, x: S::F) {
@@ -38,13 +73,7 @@ impl KvElement for KvF32 {
 pub(crate) struct KvF16;
 
 impl KvElement for KvF16 {
-    type Bits = u16;
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const u16) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load_f16(p) }
-    }
+    products_in_f32!(u16, |p, S| S::load_f16(p));
 
     #[inline(always)]
     unsafe fn store<S: Simd>(p: *mut u16, x: S::F) {
@@ -53,32 +82,42 @@ impl KvElement for KvF16 {
     }
 }
 
-/// The upper half of an f32.
+/// The upper half of an f32. Queries and weights meet it as bf16 too, two at once.
 pub(crate) struct KvBf16;
 
 impl KvElement for KvBf16 {
     type Bits = u16;
+    type Vector<S: Simd> = S::W;
+    const PAIRING: usize = 2;
 
     #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const u16) -> S::F {
+    unsafe fn load<S: Simd>(p: *const u16) -> S::W {
         // SAFETY: the caller's.
-        unsafe { S::load_bf16(p) }
+        unsafe { S::load_words(p.cast()) }
     }
 
-    /// To the nearest, ties to even. Lane by lane, which the compiler turns into vectors.
+    #[inline(always)]
+    unsafe fn fma<S: Simd>(v: S::W, word: u32, sum: S::F) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::dot_bf16(sum, v, S::splat_word(word)) }
+    }
+
+    #[inline(always)]
+    unsafe fn one_of_pair<S: Simd>(v: S::W, second: bool) -> S::W {
+        // SAFETY: the caller's.
+        unsafe { S::and(v, S::splat_word(if second { 0xffff_0000 } else { 0xffff })) }
+    }
+
     #[inline(always)]
     unsafe fn store<S: Simd>(p: *mut u16, x: S::F) {
-        let mut lanes = [0.0f32; LANES];
         // SAFETY: the caller's.
-        unsafe {
-            S::store(lanes.as_mut_ptr(), x);
-            for (i, lane) in lanes.iter().enumerate() {
-                let bits = lane.to_bits();
-                let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-                // Rounding could carry a NaN over into a number.
-                *p.add(i) = if lane.is_nan() { (bits >> 16) | 0x40 } else { rounded } as u16;
-            }
-        }
+        unsafe { S::store_bf16(p, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_words<S: Simd>(p: *mut u32, x: S::F) {
+        // SAFETY: the caller's.
+        unsafe { S::store_bf16(p.cast(), x) }
     }
 }
 
@@ -86,14 +125,8 @@ impl KvElement for KvBf16 {
 pub(crate) struct KvQ8;
 
 impl KvElement for KvQ8 {
-    type Bits = i8;
+    products_in_f32!(i8, |p, S| S::to_f32(S::load_i8(p.cast())));
     const SCALED: bool = true;
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const i8) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::to_f32(S::load_i8(p.cast())) }
-    }
 
     /// Of numbers from -127 to 127.
     #[inline(always)]

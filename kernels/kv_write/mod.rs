@@ -11,6 +11,7 @@ pub(crate) use element::{KvBf16, KvElement, KvF16, KvF32, KvQ8};
 
 use crate::cpu::{Kernel, LANES, Portable, Simd, SyncMutPtr};
 use crate::{BLOCK_TOKENS, Device, Tensor};
+use cache::interleaved;
 use element::scale_of;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -91,37 +92,40 @@ impl Write<'_> {
                             *codes.add(dim * BLOCK_TOKENS).cast::<f32>().add(token) = scale;
                         }
                     }
-                    self.write_token::<E, S>(keys.add(token), values.add(token * dim), k, v, inverse);
+                    self.write_token::<E, S>(keys, values, token, k, v, inverse);
                 }
             }
         }
     }
 
-    /// Writes a token's key, strided, and its value, each multiplied by its inverse scale.
+    /// Writes a token's key and value, each multiplied by its inverse scale.
     ///
     /// # Safety
-    /// As [`Write::write`]; the pointers are those of the token's first elements.
+    /// As [`Write::write`]; the pointers are those of the block's first elements.
     #[inline(always)]
     unsafe fn write_token<E: KvElement, S: Simd>(
         &self,
-        key: *mut E::Bits,
-        value: *mut E::Bits,
+        keys: *mut E::Bits,
+        values: *mut E::Bits,
+        token: usize,
         k: &[f32],
         v: &[f32],
         inverse: [f32; 2],
     ) {
+        let dim = self.shape.head_dim;
         // SAFETY: the caller's.
         unsafe {
-            for d in (0..self.shape.head_dim).step_by(LANES) {
+            for d in (0..dim).step_by(LANES) {
                 let (mut k, mut v) = (S::load(k.as_ptr().add(d)), S::load(v.as_ptr().add(d)));
                 if E::SCALED {
                     (k, v) = (S::mul(k, S::splat(inverse[0])), S::mul(v, S::splat(inverse[1])));
                 }
-                E::store::<S>(value.add(d), v);
-                let mut lanes = [E::Bits::default(); LANES];
-                E::store::<S>(lanes.as_mut_ptr(), k);
-                for (i, lane) in lanes.iter().enumerate() {
-                    *key.add((d + i) * BLOCK_TOKENS) = *lane;
+                let mut lanes = [[E::Bits::default(); LANES]; 2];
+                E::store::<S>(lanes[0].as_mut_ptr(), k);
+                E::store::<S>(lanes[1].as_mut_ptr(), v);
+                for i in 0..LANES {
+                    *keys.add(interleaved(d + i, token, BLOCK_TOKENS, E::PAIRING)) = lanes[0][i];
+                    *values.add(interleaved(token, d + i, dim, E::PAIRING)) = lanes[1][i];
                 }
             }
         }

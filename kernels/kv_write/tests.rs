@@ -4,12 +4,12 @@ use crate::testing::{Matrix, Rng, devices};
 /// What slot `slot` holds, read element by element as the layout says.
 fn read_slot(cache: &KvCache, layer: usize, slot: usize) -> (Vec<f32>, Vec<f32>) {
     let (KvShape { heads, head_dim }, layout) = (cache.shape(layer), cache.layout(layer));
-    let (block, token) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS);
+    let (block, token, dtype) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS, cache.dtype());
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     for head in 0..heads {
         for d in 0..head_dim {
-            let key = read(cache, layer, layout.keys_at(block, head), d * BLOCK_TOKENS + token, token);
-            let value = read(cache, layer, layout.values_at(block, head), token * head_dim + d, token);
+            let key = read(cache, layer, layout.keys_at(block, head), dtype.key_index(d, token), token);
+            let value = read(cache, layer, layout.values_at(block, head), dtype.value_index(d, token, head_dim), token);
             keys.push(key as f32);
             values.push(value as f32);
         }

@@ -86,10 +86,10 @@ fn run_part(cpu: &Cpu, job: &Job) {
 }
 
 impl Job<'_> {
-    /// All pairs of a band of rows and a tile; a band's activations, `row_bytes` a row, stay cached over the tiles.
+    /// All pairs of a band of the first `rows` rows and a tile; a band's activations, `row_bytes` a row, stay cached over the tiles.
     #[inline(always)]
-    fn bands(&self, row_bytes: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
-        let (rows, tiles) = (self.x.rows(), self.tiles.clone());
+    fn bands(&self, rows: usize, row_bytes: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let tiles = self.tiles.clone();
         let band = (CACHED_BYTES / row_bytes.max(1) / GROUP * GROUP).clamp(32, BAND);
         (0..rows).step_by(band).flat_map(move |start| {
             let end = rows.min(start + band);
@@ -133,16 +133,20 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let job = self.0;
+        let rows = job.x.rows();
+        // What is left of whole groups goes the way of few rows.
+        let whole = if rows < MANY { 0 } else { rows / S::ROWS * S::ROWS };
         // SAFETY: Isa::run vouches for the instruction set; rows and tiles are the job's.
         unsafe {
-            if job.x.rows() >= MANY {
-                let row_bytes = job.x.cols() / BLOCK * record::BYTES;
-                for (rows, tile) in job.bands(row_bytes) {
-                    Self::many::<S>(job, tile, rows);
+            for (band, tile) in job.bands(whole, job.x.cols() / BLOCK * record::BYTES) {
+                match S::ROWS {
+                    8 => Self::many::<S, 8>(job, tile, band),
+                    _ => Self::many::<S, 4>(job, tile, band),
                 }
-            } else {
+            }
+            if whole < rows {
                 for tile in job.tiles.clone() {
-                    Self::few::<S>(job, tile);
+                    Self::few::<S>(job, tile, whole..rows);
                 }
             }
         }
@@ -150,14 +154,14 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
 }
 
 impl<F: Format> QuantTiles<'_, F> {
-    /// A tile times all rows.
+    /// A tile times rows.
     ///
     /// # Safety
-    /// Needs the instruction set, as all below; the tile is the job's.
+    /// Needs the instruction set, as all below; the tile and the rows are the job's, and the first begins a group.
     #[inline(always)]
-    unsafe fn few<S: Simd>(job: &Job, tile: usize) {
+    unsafe fn few<S: Simd>(job: &Job, tile: usize, rows: Range<usize>) {
         let (weights, blocks) = (job.tile(tile), job.x.cols() / F::BLOCK);
-        in_row_groups!(S, 0..job.x.rows(), |row, R| {
+        in_row_groups!(S, rows, |row, R| {
             // SAFETY: the caller's.
             unsafe {
                 let (x, refined) = (job.scratch.records(row), job.scratch.refined(row));
@@ -169,12 +173,12 @@ impl<F: Format> QuantTiles<'_, F> {
         });
     }
 
-    /// A tile times a band of rows, chunk by chunk of the tile.
+    /// A tile times a band of rows, in whole groups of R, chunk by chunk of the tile.
     ///
     /// # Safety
-    /// As [`QuantTiles::few`]; the rows are the job's and at most [`BAND`].
+    /// As [`QuantTiles::few`]; the rows are at most [`BAND`].
     #[inline(always)]
-    unsafe fn many<S: Simd>(job: &Job, tile: usize, rows: Range<usize>) {
+    unsafe fn many<S: Simd, const R: usize>(job: &Job, tile: usize, rows: Range<usize>) {
         const { assert!(CHUNK.is_multiple_of(F::BLOCK) && CHUNK.is_multiple_of(BLOCK)) };
         // The smallest sub-blocks need most: 16 codes, a scale of 4 bytes.
         let mut decoded = MaybeUninit::<[u8; CHUNK * LANES * 20 / 16]>::uninit();
@@ -188,7 +192,7 @@ impl<F: Format> QuantTiles<'_, F> {
             unsafe {
                 let chunk = job.tile(tile).add(start / F::BLOCK * LANES * F::BLOCK_BYTES);
                 Decoded::<F>::write::<S>(chunk, len / F::BLOCK, decoded);
-                in_row_groups!(S, rows.clone(), |row, R| {
+                for row in rows.clone().step_by(R) {
                     let x = job.scratch.records(row).add(start / BLOCK * record::BYTES * R);
                     let refined = job.scratch.refined(row).add(start / BLOCK);
                     let waiting = waiting.add((row - rows.start) * LANES);
@@ -206,7 +210,7 @@ impl<F: Format> QuantTiles<'_, F> {
                             job.store::<S>(tile, row + r, sum);
                         }
                     }
-                });
+                }
             }
         }
     }
@@ -327,7 +331,7 @@ impl<F: Float> Kernel for FloatTiles<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let job = self.0;
-        for (rows, tile) in job.bands(4 * job.x.cols()) {
+        for (rows, tile) in job.bands(job.x.rows(), 4 * job.x.cols()) {
             let weights = job.tile(tile);
             // SAFETY: Isa::run vouches for the instruction set; rows and tile are the job's.
             in_row_groups!(S, rows, |row, R| unsafe {

@@ -133,6 +133,11 @@ impl Weight {
         self.parts.iter().map(|p| p.bytes.as_slice().len()).sum()
     }
 
+    /// Whether no part is quantised.
+    pub fn is_float(&self) -> bool {
+        self.parts.iter().all(|p| p.dtype.is_float())
+    }
+
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }

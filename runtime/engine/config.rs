@@ -37,7 +37,8 @@ pub struct EngineConfig {
     pub kv_tokens: usize,
     /// KV cache size in bytes, if `kv_tokens` is 0; 0 leaves it to `kv_tokens`.
     pub kv_bytes: usize,
-    /// Element format of the KV cache; `None` takes F32 on the reference device and F16 elsewhere.
+    /// Element format of the KV cache; `None` takes F32 on the reference device, BF16 where the CPU multiplies
+    /// that in one instruction, and F16 elsewhere.
     pub kv_dtype: Option<KvDType>,
     /// Requests accepted and not yet finished; one more is [`Error::Busy`].
     pub max_requests: usize,

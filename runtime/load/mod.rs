@@ -8,7 +8,6 @@ pub mod mutate;
 mod reader;
 #[cfg(test)]
 mod tests;
-#[cfg(any(test, feature = "testing"))]
 pub mod writer;
 
 pub use gguf::{Gguf, TensorInfo};

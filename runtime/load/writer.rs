@@ -1,4 +1,4 @@
-//! Writes GGUF files for tests: well-formed ones, and ones that lie where a test wants them to.
+//! Writes GGUF files for tests and benchmarks: well-formed ones, and ones that lie where a test wants them to.
 //!
 //! Everything is appended as given; nothing is checked, since the reader's checks are what is being tested.
 

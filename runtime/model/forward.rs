@@ -4,6 +4,7 @@
 //! sequence's cache and the weights alone.
 
 use super::Model;
+use super::profile::{Op, Recorder};
 use super::spec::{LayerSpec, ModelSpec, RopeSpec};
 use super::weights::LayerWeights;
 use crate::batch::Batch;
@@ -38,6 +39,8 @@ pub(super) struct Buffers {
     logits: Floats,
     angles: Vec<RopeAngles>,
     scratch: Scratch,
+    /// Stamped behind each operation.
+    pub(super) recorder: Recorder,
 }
 
 impl Buffers {
@@ -70,6 +73,7 @@ impl Buffers {
             logits: matrix(logits_rows, vocab)?,
             angles: ropes.iter().map(angles).collect::<Result<_>>()?,
             scratch: Scratch::new(tokens, hidden.max(width).max(q).next_multiple_of(32)).map_err(|_| missing())?,
+            recorder: Recorder::default(),
         })
     }
 }
@@ -78,13 +82,16 @@ impl Buffers {
 pub(super) fn forward(model: &mut Model, batch: &Batch) {
     let Model { device, spec, weights, cache, buffers, .. } = model;
     let (t, hidden) = (batch.len(), spec.hidden);
+    buffers.recorder.stamp(Op::Rest);
     for (angles, frequencies) in buffers.angles.iter_mut().zip(&weights.ropes) {
         angles.set(frequencies, &batch.positions);
     }
+    buffers.recorder.stamp(Op::Rope);
     let ids = &batch.token_ids;
     embed(device, &weights.embedding, ids, spec.embedding_scale, &mut TensorMut::new(&mut buffers.residual, t, hidden));
     // What the first layer adds to: nothing yet.
     buffers.delta[..t * hidden].fill(0.0);
+    buffers.recorder.stamp(Op::Embed);
     for (i, (layer, w)) in spec.layers.iter().zip(&weights.layers).enumerate() {
         let pass = Pass { device, batch, layer, w, ropes: &spec.ropes, eps: spec.norm_eps, hidden };
         pass.attention(cache, i, buffers);
@@ -94,6 +101,7 @@ pub(super) fn forward(model: &mut Model, batch: &Batch) {
         (TensorMut::new(&mut buffers.residual, t, hidden), TensorMut::new(&mut buffers.normed, t, hidden));
     let delta = Tensor::new(&buffers.delta, t, hidden);
     add_rms_norm(device, &mut residual, delta, &weights.norm, spec.norm_eps, &mut normed);
+    buffers.recorder.stamp(Op::Norm);
     for (row, index) in buffers.last.chunks_exact_mut(hidden).zip(&batch.logits_indices) {
         row.copy_from_slice(&buffers.normed[*index as usize * hidden..][..hidden]);
     }
@@ -102,6 +110,7 @@ pub(super) fn forward(model: &mut Model, batch: &Batch) {
 /// Computes the logits of `rows` of the last batch's `logits_indices`, at most as many as [`Model`] has room for.
 pub(super) fn compute_logits(model: &mut Model, rows: std::ops::Range<usize>) {
     let Model { device, spec, weights, buffers, .. } = model;
+    buffers.recorder.stamp(Op::Rest);
     let (n, vocab, hidden) = (rows.len(), weights.vocab(), spec.hidden);
     let last = Tensor::new(&buffers.last[rows.start * hidden..], n, hidden);
     let mut logits = TensorMut::new(&mut buffers.logits, n, vocab);
@@ -109,6 +118,7 @@ pub(super) fn compute_logits(model: &mut Model, rows: std::ops::Range<usize>) {
     if let Some(cap) = spec.logit_softcap {
         buffers.logits[..n * vocab].iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
     }
+    buffers.recorder.stamp(Op::Head);
 }
 
 /// Row `row` of the last [`compute_logits`].
@@ -138,17 +148,21 @@ impl Pass<'_> {
 
         let mut qkv = TensorMut::new(&mut b.qkv, t, attn.qkv_cols());
         linear(device, Tensor::new(&b.normed, t, self.hidden), &w.qkv, &mut b.scratch, &mut qkv);
+        b.recorder.stamp(Op::Qkv);
         if attn.qk_norm {
             rms_norm_in_place(device, &mut qkv.columns_mut(0..q_cols), &w.q_norm, eps);
             rms_norm_in_place(device, &mut qkv.columns_mut(q_cols..q_cols + kv_cols), &w.k_norm, eps);
+            b.recorder.stamp(Op::Norm);
         }
         // Queries and keys stand side by side: one call turns both.
         let (angles, style) = (&b.angles[attn.rope], self.ropes[attn.rope].style);
         rope(device, &mut qkv.columns_mut(0..q_cols + kv_cols), attn.head_dim, style, angles);
+        b.recorder.stamp(Op::Rope);
 
         let qkv = qkv.view();
         let (k, v) = (qkv.columns(q_cols..q_cols + kv_cols), qkv.columns(q_cols + kv_cols..attn.qkv_cols()));
         kv_write(device, k, v, &batch.slot_mapping, cache, index);
+        b.recorder.stamp(Op::KvWrite);
         let sequences = Sequences {
             cu_seqlens_q: &batch.cu_seqlens_q,
             context_lens: &batch.context_lens,
@@ -159,11 +173,14 @@ impl Pass<'_> {
             AttentionParams { heads: attn.heads, scale: attn.scale, window: attn.window, softcap: attn.softcap };
         let mut attended = TensorMut::new(&mut b.attended, t, q_cols);
         attention(device, qkv.columns(0..q_cols), cache, index, sequences, params, &mut attended);
+        b.recorder.stamp(Op::Attention);
 
         let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
         linear(device, attended.view(), &w.output, &mut b.scratch, &mut delta);
+        b.recorder.stamp(Op::Output);
         if self.layer.post_norms {
             rms_norm_in_place(device, &mut delta, &w.attn_post_norm, eps);
+            b.recorder.stamp(Op::Norm);
         }
     }
 
@@ -175,13 +192,17 @@ impl Pass<'_> {
 
         let mut gate_up = TensorMut::new(&mut b.gate_up, t, 2 * mlp.width);
         linear(device, Tensor::new(&b.normed, t, self.hidden), &w.gate_up, &mut b.scratch, &mut gate_up);
+        b.recorder.stamp(Op::GateUp);
         let mut gated = TensorMut::new(&mut b.gated, t, mlp.width);
         act_mul(device, gate_up.view(), mlp.activation, &mut gated);
+        b.recorder.stamp(Op::Activation);
 
         let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
         linear(device, gated.view(), &w.down, &mut b.scratch, &mut delta);
+        b.recorder.stamp(Op::Down);
         if self.layer.post_norms {
             rms_norm_in_place(device, &mut delta, &w.mlp_post_norm, eps);
+            b.recorder.stamp(Op::Norm);
         }
     }
 
@@ -192,5 +213,6 @@ impl Pass<'_> {
         let mut normed = TensorMut::new(&mut b.normed, t, self.hidden);
         let delta = Tensor::new(&b.delta, t, self.hidden);
         add_rms_norm(self.device, &mut residual, delta, weight, self.eps, &mut normed);
+        b.recorder.stamp(Op::Norm);
     }
 }

@@ -2,7 +2,9 @@
 
 mod arch;
 mod forward;
+mod profile;
 mod spec;
+pub mod synthetic;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "testing"))]
@@ -10,6 +12,7 @@ pub mod tiny;
 mod weights;
 
 pub use arch::spec as read_spec;
+pub use profile::{Op, Spent, Work};
 pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
 pub use weights::{LayerWeights, Weights};
 
@@ -67,10 +70,9 @@ impl Model {
         if context > spec.context {
             return Err(Error::InvalidArgument(format!("context: {context} is above the model's {}", spec.context)));
         }
-        let default_dtype = if matches!(device, Device::Reference) { KvDType::F32 } else { KvDType::F16 };
         let shape = |l: &LayerSpec| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim };
         let shapes: Vec<KvShape> = spec.layers.iter().map(shape).collect();
-        let dtype = config.kv_dtype.unwrap_or(default_dtype);
+        let dtype = config.kv_dtype.unwrap_or(default_kv_dtype(&device));
         let blocks = kv_blocks(config, context, KvCache::bytes_of_block(dtype, &shapes))?;
         let cache = KvCache::new(dtype, shapes, blocks)
             .map_err(|e| Error::OutOfMemory(format!("KV cache of {blocks} blocks: no memory for {} bytes", e.bytes)))?;
@@ -182,8 +184,17 @@ fn kv_blocks(config: &EngineConfig, context: usize, bytes: usize) -> Result<usiz
     }
 }
 
+/// What the device computes attention from fastest, among the formats that cost no quality.
+fn default_kv_dtype(device: &Device) -> KvDType {
+    match device {
+        Device::Reference => KvDType::F32,
+        Device::Cpu(cpu) if cpu.isa() == Isa::Avx512Bf16 => KvDType::BF16,
+        Device::Cpu(_) => KvDType::F16,
+    }
+}
+
 /// The device that `config` asks for.
-fn open_device(config: &EngineConfig) -> Result<Device> {
+pub(crate) fn open_device(config: &EngineConfig) -> Result<Device> {
     let DeviceConfig::Cpu(isa) = config.device else {
         return Ok(Device::Reference);
     };

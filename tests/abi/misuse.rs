@@ -297,7 +297,7 @@ fn unknown_values_are_refused() {
     let configs: [(Config, &str); 8] = [
         (Config { device: 4, ..zero() }, "config.device: 4"),
         (Config { device: u32::MAX, ..zero() }, "config.device: 4294967295"),
-        (Config { isa: 4, ..zero() }, "config.isa: 4"),
+        (Config { isa: 5, ..zero() }, "config.isa: 5"),
         (Config { kv_type: 5, ..zero() }, "config.kv_type: 5"),
         (Config { policy: 3, ..zero() }, "config.policy: 3"),
         (Config { log_level: 5, ..zero() }, "config.log_level: 5"),

@@ -40,6 +40,7 @@ pub enum IsaName {
     Portable,
     Avx2,
     Avx512,
+    Avx512Bf16,
 }
 
 impl IsaName {
@@ -48,6 +49,7 @@ impl IsaName {
             IsaName::Portable => Isa::Portable,
             IsaName::Avx2 => Isa::Avx2,
             IsaName::Avx512 => Isa::Avx512,
+            IsaName::Avx512Bf16 => Isa::Avx512Bf16,
         }
     }
 }

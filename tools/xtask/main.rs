@@ -21,7 +21,7 @@ mod report;
 
 use report::Report;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 const USAGE: &str = "\
@@ -93,6 +93,12 @@ fn look_at_sources(report: &mut Report) {
     });
     report.step("the feature tracing", || {
         cargo::run(&["test", "--quiet", "-p", "aieng-runtime", "--features", "tracing", "--lib", "engine::trace"], &[])
+    });
+    report.step("the comparison with other engines, without them", || match cargo::has("python3") {
+        Ok(()) => cargo::finish(
+            Command::new("python3").args(["-B", "-m", "unittest", "discover", "benches/peers"]).current_dir(root()),
+        ),
+        Err(_) => report::Outcome::Skipped("there is no python3".into()),
     });
     report.step("ffi/abi.rs is what include/aieng.h says", abi::compare);
 }

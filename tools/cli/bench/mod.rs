@@ -2,24 +2,29 @@
 //!
 //! "pp512" is the time from submitting 512 tokens to the first token, "tg128" that of generating 128 tokens after one,
 //! "pp512+tg128" both in one request. Each test runs once to warm up, then `-r` times.
-//! No two runs share a prompt, so that no cached prefix can make a later one look faster.
+//! No two runs share a prompt, so that no cached prefix can make a later one look faster; only the context of `-d` is put into
+//! the cache before the clock starts.
 
+mod ceilings;
 mod counts;
+mod make_model;
+mod profile;
 mod report;
 mod serve;
+mod test;
+mod turns;
 
 use crate::args::{DeviceName, IsaName, ModelArgs, device_config, load_model};
 use crate::failure::{Failure, Result};
-use crate::generation::generate;
 use crate::summary::Summary;
-use aieng_runtime::TokenId;
-use aieng_runtime::engine::{Engine, EngineConfig, Request};
+use aieng_runtime::BLOCK_TOKENS;
+use aieng_runtime::engine::{Engine, EngineConfig};
 use aieng_runtime::load::Gguf;
-use aieng_runtime::sampling::SamplingParams;
 use clap::{Args, Subcommand};
 use counts::Counts;
 use report::{Format, Report, Row};
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use test::Test;
 
 /// Measure a model's speed
 #[derive(Debug, Args)]
@@ -41,6 +46,9 @@ pub struct BenchArgs {
     /// A prompt and a generation in one test; repeatable
     #[arg(long, value_name = "PP,TG", value_parser = parse_pair)]
     pg: Vec<(usize, usize)>,
+    /// Tokens of context that are there before each test (in whole blocks of 16), not measured
+    #[arg(short = 'd', long, value_name = "N", default_value = "0")]
+    n_depth: Counts,
     /// Worker threads [default: one a physical core]
     #[arg(short, long, value_name = "N")]
     threads: Option<Counts>,
@@ -62,17 +70,44 @@ pub struct BenchArgs {
     /// Print CSV
     #[arg(long)]
     csv: bool,
+    /// Break down by operation: prompts of -p tokens, and a step that decodes (unless -n is 0)
+    #[arg(long, conflicts_with_all = ["csv", "pg"])]
+    profile: bool,
+    /// Measure what the machine can do at best: reading, and arithmetic without memory
+    #[arg(long, conflicts_with_all = ["csv", "profile"])]
+    ceilings: bool,
+    /// Write a GGUF file with the sizes of a real model and random weights (llama-1b: Llama 3.2 1B in Q4_0)
+    #[arg(long, num_args = 2, value_names = ["SHAPE", "FILE"], conflicts_with_all = ["model", "profile", "ceilings"])]
+    make_model: Vec<String>,
+    /// Sequences at once
+    #[arg(long, value_name = "N", default_value = "1")]
+    sequences: Counts,
+    /// Draw a bar for each operation
+    #[arg(long, value_name = "FILE.svg", requires = "profile")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     Serve(Box<serve::ServeArgs>),
+    Turns(Box<turns::TurnsArgs>),
 }
 
 /// Runs the command.
 pub fn run(mut args: BenchArgs) -> Result<()> {
-    if let Some(BenchCommand::Serve(serve)) = args.command.take() {
-        return serve::run(*serve);
+    match args.command.take() {
+        Some(BenchCommand::Serve(serve)) => return serve::run(*serve),
+        Some(BenchCommand::Turns(turns)) => return turns::run(*turns),
+        None => {}
+    }
+    if let [shape, path] = &args.make_model[..] {
+        return make_model::run(shape, Path::new(path));
+    }
+    if args.ceilings {
+        return ceilings::run(&args);
+    }
+    if args.profile {
+        return profile::run(&args, &configs(&args, &[])?);
     }
     let tests = tests(&args)?;
     let configs = configs(&args, &tests)?;
@@ -104,6 +139,8 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
                 test: test.name(),
                 n_prompt: test.prompt,
                 n_gen: test.generated,
+                n_depth: test.depth,
+                n_sequences: test.sequences,
                 avg_ns,
                 stddev_ns,
                 avg_ts,
@@ -122,84 +159,44 @@ fn parse_pair(text: &str) -> std::result::Result<(usize, usize), String> {
     Ok((number(prompt)?, number(generated)?))
 }
 
-/// What is measured: a prompt of `prompt` tokens and then `generated` generated ones; either may be 0, but not both.
-#[derive(Debug, Clone, Copy)]
-struct Test {
-    prompt: usize,
-    generated: usize,
-}
-
 fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
-    let prompts = args.n_prompt.0.iter().map(|&prompt| Test { prompt, generated: 0 });
-    let gens = args.n_gen.0.iter().map(|&generated| Test { prompt: 0, generated });
-    let pairs = args.pg.iter().map(|&(prompt, generated)| Test { prompt, generated });
-    let tests: Vec<Test> = prompts.chain(gens).chain(pairs).filter(|test| test.prompt + test.generated > 0).collect();
+    let prompts = args.n_prompt.0.iter().map(|&prompt| (prompt, 0));
+    let gens = args.n_gen.0.iter().map(|&generated| (0, generated));
+    let sizes: Vec<_> = prompts.chain(gens).chain(args.pg.iter().copied()).filter(|size| *size != (0, 0)).collect();
+    let mut tests = Vec::new();
+    for depth in args.n_depth.0.iter().map(|depth| depth / BLOCK_TOKENS * BLOCK_TOKENS) {
+        for &sequences in args.sequences.0.iter().filter(|sequences| **sequences > 0) {
+            tests.extend(sizes.iter().map(|&(prompt, generated)| Test { prompt, generated, sequences, depth }));
+        }
+    }
     if tests.is_empty() { Err(Failure::Usage("-p and -n: nothing to measure".into())) } else { Ok(tests) }
 }
 
-/// One engine for each instruction set and number of threads, with room for the longest test.
+/// One engine for each instruction set and number of threads, with room for every test.
 fn configs(args: &BenchArgs, tests: &[Test]) -> Result<Vec<EngineConfig>> {
-    let context = tests.iter().map(|test| test.prompt_tokens() + test.max_tokens()).max().unwrap_or(0);
+    let most = |f: fn(&Test) -> usize| tests.iter().map(f).max().unwrap_or(0);
+    let (context, kv_tokens) = (most(|test| test.length()), most(|test| test.kv_tokens()));
+    let max_sequences = most(|test| test.sequences).max(1);
+    let max_batch_tokens = args.batch_size.max(max_sequences);
     let isas = if args.isa.is_empty() { vec![None] } else { args.isa.iter().copied().map(Some).collect() };
     let threads = args.threads.as_ref().map_or(vec![0], |counts| counts.0.clone());
-    let max_batch_tokens = args.batch_size;
     let mut configs = Vec::new();
     for isa in isas {
         let device = device_config(args.device, isa)?;
         for &threads in &threads {
-            configs.push(EngineConfig { device, threads, context, max_batch_tokens, ..EngineConfig::default() });
+            configs.push(EngineConfig {
+                device,
+                threads,
+                context,
+                kv_tokens,
+                max_sequences,
+                max_batch_tokens,
+                max_requests: max_sequences,
+                ..EngineConfig::default()
+            });
         }
     }
     Ok(configs)
-}
-
-impl Test {
-    fn name(self) -> String {
-        match (self.prompt, self.generated) {
-            (prompt, 0) => format!("pp{prompt}"),
-            (0, generated) => format!("tg{generated}"),
-            (prompt, generated) => format!("pp{prompt}+tg{generated}"),
-        }
-    }
-
-    /// A request needs a token to begin with.
-    fn prompt_tokens(self) -> usize {
-        self.prompt.max(1)
-    }
-
-    /// The step that ends a prompt yields a token, which is not one of the generated ones that are measured.
-    fn max_tokens(self) -> usize {
-        self.generated + self.prompt.min(1)
-    }
-
-    /// What the speed counts.
-    fn tokens(self) -> f64 {
-        (self.prompt + self.generated) as f64
-    }
-
-    /// Nanoseconds of each repetition.
-    fn measure(self, engine: &Engine, repetitions: u32) -> Result<Vec<f64>> {
-        self.run(engine, 0)?;
-        (1..=repetitions).map(|repetition| self.run(engine, repetition)).collect()
-    }
-
-    /// Nanoseconds from submit to the last token.
-    fn run(self, engine: &Engine, repetition: u32) -> Result<f64> {
-        let tokens = engine.vocab_size().max(1) as u64;
-        let mut random = SplitMix64(u64::from(repetition) << 32 | self.prompt as u64);
-        let prompt = (0..self.prompt_tokens()).map(|_| TokenId((random.next() % tokens) as u32)).collect();
-        let max_tokens =
-            u32::try_from(self.max_tokens()).map_err(|e| Failure::Usage(format!("{}: {e}", self.name())))?;
-        let sampling = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() };
-        let started = Instant::now();
-        let generation = generate(engine, Request::new(prompt, sampling), &mut |_| Ok(()))?;
-        let elapsed = started.elapsed();
-        if generation.token_ids.len() != self.max_tokens() {
-            let (wanted, got) = (self.max_tokens(), generation.token_ids.len());
-            return Err(Failure::Failed(format!("{}: {got} tokens came, {wanted} were asked for", self.name())));
-        }
-        Ok(elapsed.as_secs_f64() * 1e9)
-    }
 }
 
 /// Mean and sample standard deviation; one sample deviates by 0.
@@ -230,18 +227,6 @@ impl SplitMix64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_and_lengths_are_those_of_llama_bench() {
-        let cases = [((512, 0), "pp512", 512, 1), ((0, 128), "tg128", 1, 128), ((8, 4), "pp8+tg4", 8, 5)];
-        for ((prompt, generated), name, prompt_tokens, max_tokens) in cases {
-            let test = Test { prompt, generated };
-            assert_eq!(
-                (test.name().as_str(), test.prompt_tokens(), test.max_tokens()),
-                (name, prompt_tokens, max_tokens)
-            );
-        }
-    }
 
     #[test]
     fn deviation_is_that_of_a_sample() {

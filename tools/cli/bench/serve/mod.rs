@@ -21,7 +21,7 @@ use measured::{Measured, Timeline};
 use options::PolicyName;
 use report::Row;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How soon Ctrl-C is noticed while the engine is silent.
@@ -130,7 +130,7 @@ fn drive(engine: &Engine, load: &Load, concurrency: usize, rate: f64) -> Result<
 }
 
 /// Draws throughput and p99 TTFT over concurrency, or over the rate if there are several.
-fn draw(path: &PathBuf, rows: &[Row], over_rate: bool) -> Result<()> {
+fn draw(path: &Path, rows: &[Row], over_rate: bool) -> Result<()> {
     let x = |row: &Row| if over_rate { row.request_rate.unwrap_or(0.0) } else { row.max_concurrency as f64 };
     let lines = |y: fn(&Row) -> f64| {
         let of = |policy: &PolicyName| {
@@ -144,6 +144,5 @@ fn draw(path: &PathBuf, rows: &[Row], over_rate: bool) -> Result<()> {
         plot::Panel { title: "output tokens/s", lines: lines(|r| r.output_throughput) },
         plot::Panel { title: "p99 TTFT in ms", lines: lines(|r| r.ttft.p99) },
     ];
-    let svg = plot::lines(x_label, &panels);
-    std::fs::write(path, svg).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
+    output::file(path, &plot::lines(x_label, &panels))
 }

@@ -160,6 +160,79 @@ fn bench_prints_a_table_csv_or_json() {
 }
 
 #[test]
+fn bench_measures_behind_a_context() {
+    let Some(model) = model("bench_measures_behind_a_context", SMOLLM2) else { return };
+    let json = aieng(&["bench", "-m", &model, "-p", "8", "-n", "2", "-d", "0,40", "-r", "1", "--json"]).json();
+    let tests: Vec<_> = json.as_array().expect("a list").iter().map(|row| row["test"].as_str()).collect();
+    assert_eq!(tests, ["pp8", "tg2", "pp8 @ d32", "tg2 @ d32"].map(Some), "in whole blocks: {json}");
+}
+
+#[test]
+fn bench_profiles_by_operation() {
+    let Some(model) = model("bench_profiles_by_operation", SMOLLM2) else { return };
+    let svg = scratch("profile").join("p.svg");
+    let base = ["bench", "--profile", "-m", &model, "-p", "16", "-d", "0,32", "-r", "2", "--sequences", "1,3"];
+    let plot = ["--plot", svg.to_str().expect("UTF-8")];
+    let json = aieng(&[&base[..], &plot, &["--json"]].concat()).json();
+    let reports = json.as_array().expect("a list");
+    let tests: Vec<_> = reports.iter().map(|report| report["test"].as_str()).collect();
+    let names = ["pp16", "decode", "decode x3", "pp16 @ d32", "decode @ d32", "decode x3 @ d32"];
+    assert_eq!(tests, names.map(Some));
+    for report in reports {
+        let operations = report["operations"].as_array().expect("a list");
+        let sum = |field: &str| operations.iter().map(|o| o[field].as_f64().expect("a number")).sum::<f64>();
+        assert!((sum("ms") / report["ms"].as_f64().expect("a number") - 1.0).abs() < 1e-6, "{report}");
+        assert!((sum("share") - 1.0).abs() < 1e-6, "{report}");
+        let gate_up = operations.iter().find(|o| o["operation"] == "gate_up").expect("every model has it");
+        // 30 layers of 2 * 1536 x 576.
+        let rows = match report["test"].as_str().expect("a name") {
+            name if name.starts_with("pp16") => 16.0,
+            name if name.starts_with("decode x3") => 3.0,
+            _ => 1.0,
+        };
+        assert_eq!(gate_up["operations"].as_f64(), Some(2.0 * 30.0 * 2.0 * 1536.0 * 576.0 * rows));
+        assert!(gate_up["operations_per_second"].as_f64() > Some(0.0) && gate_up["bytes"].as_f64() > Some(3e7));
+        let shares = operations.iter().filter_map(|o| o["ceiling_share"].as_f64());
+        assert!(shares.clone().count() >= 5 && shares.into_iter().all(|share| share > 0.0 && share < 20.0), "{report}");
+        assert!(report["ceilings"]["memory"].as_f64() > Some(0.0), "{report}");
+    }
+    let svg = fs::read_to_string(&svg).expect("drawn");
+    assert_eq!(svg.matches("<g ").count(), 6);
+    assert!(svg.contains(">gate_up</text>") && svg.ends_with("</svg>\n"), "{svg}");
+
+    let table = aieng(&[&base[..6], &["-n", "0"]].concat());
+    assert_eq!((table.code, table.stdout.matches("| attention ").count()), (Some(0), 1), "{table:?}");
+}
+
+#[test]
+fn bench_makes_a_model_and_measures_it() {
+    let path = scratch("make-model").join("small.gguf");
+    let file = path.to_str().expect("UTF-8");
+    let made = aieng(&["bench", "--make-model", "llama-small", file]);
+    assert_eq!((made.code, made.stdout.trim_end(), made.stderr.as_str()), (Some(0), file, ""));
+    let files: Vec<_> = fs::read_dir(path.parent().expect("a folder")).expect("scratch").collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let json = aieng(&["bench", "-m", file, "-p", "8", "-n", "2", "-r", "1", "--json"]).json();
+    assert_eq!(json[1]["test"], "tg2");
+    assert_eq!(aieng(&["tokenize", "-m", file, "--json", "hi"]).json()["token_ids"].as_array().map(Vec::len), Some(3));
+
+    aieng(&["bench", "--make-model", "llama-9t", file]).assert_refused(2, &["llama-9t", "llama-1b"]);
+    aieng(&["bench", "--make-model", "llama-small", "/nowhere/x.gguf"]).assert_refused(1, &["/nowhere/x.gguf"]);
+}
+
+#[test]
+fn bench_measures_the_ceilings() {
+    let json = aieng(&["bench", "--ceilings", "--json", "-t", "1", "--isa", "portable"]).json();
+    assert_eq!((json[0]["isa"].as_str(), json[0]["threads"].as_u64()), (Some("portable"), Some(1)));
+    let ceilings = &json[0]["ceilings"];
+    assert_eq!(strings(ceilings), ["memory", "cache", "int8", "bf16", "f32"]);
+    assert!(ceilings["memory"].as_f64() > Some(0.0) && ceilings["int8"].is_null(), "{json}");
+    let table = aieng(&["bench", "--ceilings", "-t", "1"]);
+    assert_eq!(table.stdout.lines().count(), 3, "{table:?}");
+    aieng(&["bench", "--ceilings", "--device", "reference"]).assert_refused(1, &["reference"]);
+}
+
+#[test]
 fn perplexity_reports_in_a_pipe_without_progress() {
     let Some(model) = model("perplexity_reports_in_a_pipe_without_progress", SMOLLM2) else { return };
     let path = scratch("perplexity").join("text");
@@ -173,4 +246,39 @@ fn perplexity_reports_in_a_pipe_without_progress() {
     assert_eq!(json["tokens"].as_u64().map(|n| n % 31), Some(0), "31 tokens of each window of 64: {json}");
     let text = aieng(&base);
     assert!(text.stdout.starts_with("perplexity "), "{text:?}");
+}
+
+#[test]
+fn bench_takes_turns() {
+    let folder = scratch("turns").join("small.gguf");
+    let file = folder.to_str().expect("UTF-8");
+    aieng(&["bench", "--make-model", "llama-small", file]);
+    let turns = |orders: &str| {
+        let args = ["bench", "turns", "-m", file, "--context", "512", "--sequences", "4", "-t", "1"];
+        aieng_with_input(&args, orders.as_bytes())
+    };
+    let order = |test: &str, sizes: [usize; 4]| {
+        let [prompt, generate, sequences, depth] = sizes;
+        serde_json::json!({ "test": test, "prompt": prompt, "generate": generate, "sequences": sequences, "depth": depth })
+            .to_string()
+            + "\n"
+    };
+    let done = turns(&(order("pp32", [32, 0, 1, 0]) + &order("tg4x4", [0, 4, 4, 0]) + &order("deep", [0, 4, 1, 100])));
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    let lines: Vec<Value> = done.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[0]["ready"], env!("CARGO_PKG_VERSION"));
+    let tokens: Vec<_> = lines[1..].iter().map(|line| (line["test"].as_str(), line["tokens"].as_f64())).collect();
+    assert_eq!(tokens, [(Some("pp32"), Some(32.0)), (Some("tg4x4"), Some(16.0)), (Some("deep"), Some(4.0))]);
+    assert!(lines[1..].iter().all(|line| line["seconds"][0].as_f64() > Some(0.0)), "{lines:?}");
+
+    let cases = [
+        (order("none", [0, 0, 1, 0]), "none: nothing to measure"),
+        (order("wide", [8, 0, 5, 0]), "wide: more than"),
+        (order("long", [600, 0, 1, 0]), "long: more than"),
+        ("{}\n".into(), "standard input, line 1"),
+    ];
+    for (orders, words) in cases {
+        let refused = turns(&orders);
+        assert!(refused.code == Some(2) && refused.stderr.contains(words), "{refused:?}");
+    }
 }

@@ -32,7 +32,7 @@ fn values_out_of_range() {
 
 #[test]
 fn wrong_options() {
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 12] = [
         (&[], &["Usage"]),
         (&["dance"], &["dance"]),
         (&["run", "--nope"], &["--nope"]),
@@ -42,6 +42,9 @@ fn wrong_options() {
         (&["perplexity"], &["--file"]),
         (&["bench", "-p", "5-1"], &["5-1"]),
         (&["bench", "-p", "0", "-n", "0"], &["nothing to measure"]),
+        (&["bench", "--profile", "-p", "0", "-n", "0"], &["nothing to profile"]),
+        (&["bench", "--profile", "--csv"], &["--profile", "--csv"]),
+        (&["bench", "--plot", "x.svg"], &["--profile"]),
     ];
     for (args, words) in cases {
         aieng(args).assert_refused(2, words);
