@@ -9,9 +9,18 @@ fn main() {
         println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libaieng.so.1");
         // rustc's version script exports every #[no_mangle] symbol, those of dependencies included.
         println!("cargo::rustc-cdylib-link-arg=-Wl,--exclude-libs,ALL");
+        // dlclose(3) while threads of the library still run, or have values with destructors, would pull the code out from
+        // under them.
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
-    let suffix = revision().map(|revision| format!("+{revision}")).unwrap_or_default();
+    let revision = revision().unwrap_or_default();
+    let suffix = if revision.is_empty() { String::new() } else { format!("+{revision}") };
     println!("cargo::rustc-env=AIENG_VERSION={}{suffix}", env!("CARGO_PKG_VERSION"));
+    println!("cargo::rustc-env=AIENG_REVISION={revision}");
+    println!("cargo::rustc-env=AIENG_COMPILER={}", compiler().unwrap_or_default());
+    for (name, of_cargo) in [("AIENG_TARGET", "TARGET"), ("AIENG_PROFILE", "PROFILE")] {
+        println!("cargo::rustc-env={name}={}", std::env::var(of_cargo).unwrap_or_default());
+    }
 }
 
 /// The commit that is checked out. Sources from an archive have none, also when they lie inside some other repository.
@@ -26,6 +35,12 @@ fn revision() -> Option<String> {
         println!("cargo::rerun-if-changed={log}");
     }
     git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+/// What rustc calls itself.
+fn compiler() -> Option<String> {
+    let output = Command::new(std::env::var_os("RUSTC")?).arg("--version").output().ok()?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
 /// One line that git answers; `None` where there is no git, no repository or no commit.

@@ -54,7 +54,7 @@ fn some_weight(device: &Device, dtype: DType) -> Weight {
 fn row(bench: &Bench, cells: &[&str], weight: Weight, batch: usize) {
     let x: Vec<f32> = (0..batch * COLS).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     let mut y = vec![0.0; batch * ROWS];
-    let mut scratch = Scratch::new(batch, COLS);
+    let mut scratch = Scratch::new(batch, COLS).expect("memory");
     let arithmetic = if weight.is_float() { Arithmetic::F32 } else { Arithmetic::Int8 };
     let bytes = weight.bytes();
     let work = Work { bytes, footprint: bytes, operations: 2 * ROWS * COLS * batch, arithmetic };

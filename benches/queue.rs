@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const ITEMS: u64 = 4_000_000;
 
 fn main() {
-    let queue = Queue::new(1024);
+    let queue = Queue::new(1024).expect("memory");
     let mut nanoseconds: Vec<f64> = (0..5).map(|_| alone(&queue)).collect();
     nanoseconds.sort_unstable_by(f64::total_cmp);
     println!("push and pop, one thread: {:.1} ns (best {:.1})", nanoseconds[2], nanoseconds[0]);

@@ -4,9 +4,8 @@
 //! on it is `AIENG_ERR_CLOSED` with the panic's message; other engines and the host go on.
 
 use crate::abi::{aieng_engine, aieng_status};
-use crate::engine;
+use crate::engine::{self, Entry};
 use crate::status::fail;
-use aieng_runtime::engine::Engine;
 use aieng_runtime::{Error, Result};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +21,7 @@ pub(crate) fn call(body: impl FnOnce() -> Result<aieng_status>) -> aieng_status 
 /// Runs the body of an exported function on an engine.
 pub(crate) fn call_engine(
     handle: *mut aieng_engine,
-    body: impl FnOnce(&Engine) -> Result<aieng_status>,
+    body: impl FnOnce(&Entry) -> Result<aieng_status>,
 ) -> aieng_status {
     call(|| {
         let entry = engine::find(handle)?;
@@ -30,7 +29,7 @@ pub(crate) fn call_engine(
             return Err(Error::Closed(format!("the engine was closed by an internal error: {why}")));
         }
         // Unwind safe: after a panic, only `shutdown` and drop see the engine again.
-        catch_unwind(AssertUnwindSafe(|| body(&entry.engine))).unwrap_or_else(|payload| {
+        catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|payload| {
             let why = message(payload);
             let first = entry.poison.set(why.clone()).is_ok();
             if first && let Err(payload) = catch_unwind(AssertUnwindSafe(|| entry.engine.shutdown())) {

@@ -19,7 +19,10 @@ pub(crate) struct Table<T: 'static> {
     released: Condvar,
 }
 
-struct Slots<T> {
+/// A locked table.
+pub(crate) type Guard<T> = MutexGuard<'static, Slots<T>>;
+
+pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
     free: Vec<usize>,
 }
@@ -44,6 +47,11 @@ impl<T> Table<T> {
         Table { tag, slots: Mutex::new(Slots { slots: Vec::new(), free: Vec::new() }), released: Condvar::new() }
     }
 
+    /// Keeps the table as it is, for fork(2) to copy.
+    pub(crate) fn lock_for_fork(&'static self) -> Guard<T> {
+        self.lock()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Slots<T>> {
         // Nothing panics under the lock, and each change is a single assignment: a poisoned lock would mean nothing.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,15 +69,12 @@ impl<T> Table<T> {
         Ok(((number & ((1 << INDEX_BITS) - 1)) as usize, (number >> INDEX_BITS) as u32))
     }
 
-    /// Puts a value in and names it. Numbers are never 0.
-    pub(crate) fn insert(&self, value: T) -> Result<u64> {
-        let value = Arc::new(value);
+    /// A place for a value, whose number will not be 0.
+    pub(crate) fn vacancy(&'static self) -> Result<Vacancy<T>> {
         let mut guard = self.lock();
         let slots = &mut *guard;
         if let Some(index) = slots.free.pop() {
-            let slot = &mut slots.slots[index];
-            slot.value = Some(value);
-            return Ok(self.number(index, slot.generation));
+            return Ok(Vacancy { table: self, index });
         }
         let index = slots.slots.len();
         // Room in `free` is made here, because `remove` cannot report that there is none.
@@ -79,8 +84,8 @@ impl<T> Table<T> {
         {
             return Err(Error::OutOfMemory(format!("no room for one more handle after {index}")));
         }
-        slots.slots.push(Slot { generation: 0, value: Some(value) });
-        Ok(self.number(index, 0))
+        slots.slots.push(Slot { generation: 0, value: None });
+        Ok(Vacancy { table: self, index })
     }
 
     /// The value, which stays whole while the [`Ref`] lives.
@@ -126,6 +131,33 @@ impl<T> Table<T> {
     }
 }
 
+/// A place in a table. Who has one can put a value in without fail; dropped, it is given back.
+pub(crate) struct Vacancy<T: 'static> {
+    table: &'static Table<T>,
+    index: usize,
+}
+
+impl<T> Vacancy<T> {
+    /// Puts a value in and names it.
+    pub(crate) fn fill(self, value: T) -> u64 {
+        let value = Arc::new(value);
+        let mut slots = self.table.lock();
+        let slot = &mut slots.slots[self.index];
+        slot.value = Some(value);
+        let number = self.table.number(self.index, slot.generation);
+        drop(slots);
+        std::mem::forget(self);
+        number
+    }
+}
+
+impl<T> Drop for Vacancy<T> {
+    fn drop(&mut self) {
+        // There is room: `Table::vacancy` has made it.
+        self.table.lock().free.push(self.index);
+    }
+}
+
 /// A value in use. Never the last owner: that is the table, or who removed the value and waits in [`Table::unshare`].
 pub(crate) struct Ref<T: 'static> {
     table: &'static Table<T>,
@@ -162,12 +194,12 @@ mod tests {
     fn numbers_name_one_value_each() {
         static TABLE: Table<&str> = Table::new(1);
         static OTHER: Table<&str> = Table::new(2);
-        let a = TABLE.insert("a").unwrap();
+        let a = TABLE.vacancy().unwrap().fill("a");
         assert_eq!(*TABLE.get(a).unwrap(), "a");
         assert_eq!(OTHER.get(a).err(), Some(Missing::NeverMade));
         assert_eq!(*TABLE.remove(a).unwrap(), "a");
         assert_eq!(TABLE.remove(a).err(), Some(Missing::Gone));
-        let b = TABLE.insert("b").unwrap();
+        let b = TABLE.vacancy().unwrap().fill("b");
         assert_ne!(a, b);
         assert_eq!(TABLE.get(a).err(), Some(Missing::Gone));
         assert_eq!(*TABLE.get(b).unwrap(), "b");
@@ -181,11 +213,11 @@ mod tests {
     #[test]
     fn a_slot_whose_generations_ran_out_is_not_used_again() {
         static TABLE: Table<u32> = Table::new(1);
-        TABLE.insert(0).unwrap();
+        TABLE.vacancy().unwrap().fill(0);
         TABLE.lock().slots[0].generation = u32::MAX - 1;
         let last = TABLE.number(0, u32::MAX - 1);
         assert_eq!(*TABLE.remove(last).unwrap(), 0);
-        let next = TABLE.insert(1).unwrap();
+        let next = TABLE.vacancy().unwrap().fill(1);
         assert_eq!(TABLE.split(next), Ok((1, 0)));
         assert_eq!(TABLE.get(last).err(), Some(Missing::Gone));
         assert_eq!(TABLE.get(TABLE.number(0, u32::MAX)).err(), Some(Missing::NeverMade));
@@ -194,7 +226,7 @@ mod tests {
     #[test]
     fn unshare_waits_for_those_inside() {
         static TABLE: Table<u32> = Table::new(1);
-        let number = TABLE.insert(5).unwrap();
+        let number = TABLE.vacancy().unwrap().fill(5);
         let inside = TABLE.get(number).unwrap();
         let thread = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(30));

@@ -17,31 +17,35 @@ const MAX_STRUCT_SIZE: usize = 4096;
 /// A struct that begins with `uint32_t struct_size`.
 ///
 /// # Safety
-/// `repr(C)`, begins with a `u32`, and is valid for all bytes: integers, floats and raw pointers only.
+/// `repr(C)`, begins with a `u32`, and is valid for all bytes: integers, floats, raw pointers and optional function pointers
+/// (whose every value but NULL is the caller's word that there is such a function).
 pub(crate) unsafe trait Versioned: Copy {
     /// Its size when it was first released. Never changed.
     const FIRST_SIZE: usize;
 }
 
-// SAFETY: (all five) `repr(C)`, `struct_size` first, and integers, floats and raw pointers only: see abi.rs.
-unsafe impl Versioned for aieng_engine_config {
-    const FIRST_SIZE: usize = 48;
+/// Structs, and their sizes when they were first released.
+macro_rules! versioned {
+    ($($name:ident $size:literal)*) => {
+        $(
+            // SAFETY: `repr(C)`, `struct_size` first, and integers, floats, raw pointers and optional function pointers
+            // only: see abi.rs.
+            unsafe impl Versioned for $name {
+                const FIRST_SIZE: usize = $size;
+            }
+        )*
+    };
 }
-// SAFETY: as above.
-unsafe impl Versioned for aieng_sampling {
-    const FIRST_SIZE: usize = 120;
-}
-// SAFETY: as above.
-unsafe impl Versioned for aieng_message {
-    const FIRST_SIZE: usize = 40;
-}
-// SAFETY: as above.
-unsafe impl Versioned for aieng_request {
-    const FIRST_SIZE: usize = 64;
-}
-// SAFETY: as above.
-unsafe impl Versioned for aieng_event {
-    const FIRST_SIZE: usize = 120;
+
+versioned! {
+    aieng_build_info 56
+    aieng_engine_config 152
+    aieng_engine_info 112
+    aieng_sampling 120
+    aieng_message 40
+    aieng_request 112
+    aieng_event 80
+    aieng_metrics 944
 }
 
 pub(crate) fn invalid(what: String) -> Error {
@@ -76,6 +80,19 @@ pub(crate) unsafe fn write<T: Versioned>(at: *mut T, value: &T) {
         let source = std::ptr::from_ref(value).cast::<u8>().add(skip);
         source.copy_to_nonoverlapping(at.cast::<u8>().add(skip), known - skip);
     }
+}
+
+/// Fills in the caller's struct, after checking it.
+///
+/// # Safety
+/// As for [`read`], and the bytes are writable.
+pub(crate) unsafe fn put<T: Versioned>(name: &str, at: *mut T, value: &T) -> Result<()> {
+    // SAFETY: passed on.
+    unsafe {
+        struct_size(name, at)?;
+        write(at, value);
+    }
+    Ok(())
 }
 
 /// The size of the struct at `at`, which is one that [`read`] accepts.
@@ -134,6 +151,60 @@ pub(crate) unsafe fn read_all<T: Versioned>(name: &str, at: *const T, count: usi
     Ok(all)
 }
 
+/// Fills the caller's buffer as snprintf() does: `count` is how many values there are, and as many are written as it has
+/// room for.
+///
+/// # Safety
+/// `buffer` is NULL or has room for `capacity` values, `count` is NULL or has room for one.
+pub(crate) unsafe fn fill<T: Copy>(
+    name: &str,
+    buffer: *mut T,
+    capacity: usize,
+    count: *mut usize,
+    values: &[T],
+) -> Result<()> {
+    check_buffer(name, buffer, capacity, count)?;
+    let written = &values[..capacity.min(values.len())];
+    // SAFETY: `check_buffer` has seen that there is room, which is the caller's own memory.
+    unsafe {
+        count.write_unaligned(values.len());
+        if !written.is_empty() {
+            buffer.cast::<u8>().copy_from_nonoverlapping(written.as_ptr().cast(), size_of_val(written));
+        }
+    }
+    Ok(())
+}
+
+/// As [`fill`], for text: cut between characters, and with a NUL behind it.
+///
+/// # Safety
+/// As for [`fill`].
+pub(crate) unsafe fn fill_text(buffer: *mut c_char, capacity: usize, length: *mut usize, text: &str) -> Result<()> {
+    check_buffer("text", buffer, capacity, length)?;
+    let room = text.floor_char_boundary(capacity.saturating_sub(1));
+    // SAFETY: there is room for `room` bytes and a NUL, or for nothing.
+    unsafe {
+        length.write_unaligned(text.len());
+        if capacity > 0 {
+            buffer.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), room);
+            buffer.add(room).write(0);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what nothing can be written to.
+pub(crate) fn check_buffer<T>(name: &str, buffer: *mut T, capacity: usize, count: *mut usize) -> Result<()> {
+    if count.is_null() {
+        let what = if name == "text" { "text_length" } else { "count" };
+        return Err(invalid(format!("{what}: NULL")));
+    }
+    if buffer.is_null() && capacity != 0 {
+        return Err(invalid(format!("{name}: NULL, but capacity is {capacity}")));
+    }
+    Ok(())
+}
+
 /// Makes room for `count` more elements.
 pub(crate) fn reserve<T>(name: &str, list: &mut Vec<T>, count: usize) -> Result<()> {
     list.try_reserve_exact(count).map_err(|_| Error::OutOfMemory(format!("{name}: no memory for {count} elements")))
@@ -181,20 +252,22 @@ pub(crate) fn owned(name: &str, text: &str) -> Result<String> {
     Ok(copy)
 }
 
+/// The value of a field, or its default where it is zero.
+pub(crate) fn or<T: Default + PartialEq>(value: T, default: T) -> T {
+    if value == T::default() { default } else { value }
+}
+
+/// A struct of the ABI with nothing in it.
+pub(crate) fn zero<T: Versioned>() -> T {
+    // SAFETY: any bytes are a valid `T`, and NULL is no function.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
 /// Refuses flag bits that this library does not know.
 pub(crate) fn known_flags(name: &str, flags: u32, known: u32) -> Result<()> {
     match flags & !known {
         0 => Ok(()),
         unknown => Err(invalid(format!("{name}: unknown bits {unknown:#x}"))),
-    }
-}
-
-/// A truth value.
-pub(crate) fn flag(name: &str, value: u32) -> Result<bool> {
-    match value {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(invalid(format!("{name}: {value} is neither 0 nor 1"))),
     }
 }
 

@@ -5,7 +5,7 @@ use aieng_runtime::Error;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 
-const NAMES: [(aieng_status, &CStr); 10] = [
+const NAMES: [(aieng_status, &CStr); 11] = [
     (AIENG_OK, c"AIENG_OK"),
     (AIENG_TIMEOUT, c"AIENG_TIMEOUT"),
     (AIENG_ERR_INVALID_ARGUMENT, c"AIENG_ERR_INVALID_ARGUMENT"),
@@ -16,6 +16,7 @@ const NAMES: [(aieng_status, &CStr); 10] = [
     (AIENG_ERR_OUT_OF_MEMORY, c"AIENG_ERR_OUT_OF_MEMORY"),
     (AIENG_ERR_CLOSED, c"AIENG_ERR_CLOSED"),
     (AIENG_ERR_INTERNAL, c"AIENG_ERR_INTERNAL"),
+    (AIENG_ERR_CANCELLED, c"AIENG_ERR_CANCELLED"),
 ];
 
 thread_local! {
@@ -32,6 +33,7 @@ fn status_of(error: &Error) -> aieng_status {
         Error::OutOfMemory(_) => AIENG_ERR_OUT_OF_MEMORY,
         Error::Closed(_) => AIENG_ERR_CLOSED,
         Error::Internal(_) => AIENG_ERR_INTERNAL,
+        Error::Cancelled(_) => AIENG_ERR_CANCELLED,
     }
 }
 

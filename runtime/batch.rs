@@ -1,5 +1,7 @@
 //! One step's work, passed explicitly from the scheduler to the model: integers only.
 
+use crate::{Result, memory};
+
 /// Tokens of several sequences, end to end: one token of each that decodes, a chunk of each that is being prefilled.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -25,20 +27,21 @@ pub struct Batch {
 
 impl Batch {
     /// An empty batch that need not grow for `tokens` tokens of `sequences` sequences, with `blocks` entries in all tables.
-    pub fn with_capacity(tokens: usize, sequences: usize, blocks: usize) -> Batch {
+    pub fn with_capacity(tokens: usize, sequences: usize, blocks: usize) -> Result<Batch> {
+        let list = |count| memory::list("batch", count);
         let mut batch = Batch {
-            token_ids: Vec::with_capacity(tokens),
-            positions: Vec::with_capacity(tokens),
-            slot_mapping: Vec::with_capacity(tokens),
-            cu_seqlens_q: Vec::with_capacity(sequences + 1),
-            context_lens: Vec::with_capacity(sequences),
-            block_tables: Vec::with_capacity(blocks),
-            cu_blocks: Vec::with_capacity(sequences + 1),
-            logits_indices: Vec::with_capacity(tokens),
-            copies: Vec::with_capacity(sequences),
+            token_ids: list(tokens)?,
+            positions: list(tokens)?,
+            slot_mapping: list(tokens)?,
+            cu_seqlens_q: list(sequences + 1)?,
+            context_lens: list(sequences)?,
+            block_tables: list(blocks)?,
+            cu_blocks: list(sequences + 1)?,
+            logits_indices: list(tokens)?,
+            copies: memory::list("batch", sequences)?,
         };
         batch.clear();
-        batch
+        Ok(batch)
     }
 
     /// Forgets all sequences, and keeps the memory.

@@ -34,6 +34,8 @@ pub enum Error {
     Closed(String),
     /// A bug in aieng, caught before it could harm the host.
     Internal(String),
+    /// The caller's own callback ended it.
+    Cancelled(String),
 }
 
 /// Result with aieng's [`Error`].
@@ -60,7 +62,8 @@ impl fmt::Display for Error {
             | Error::Unsupported(what)
             | Error::Busy(what)
             | Error::OutOfMemory(what)
-            | Error::Closed(what) => f.write_str(what),
+            | Error::Closed(what)
+            | Error::Cancelled(what) => f.write_str(what),
             Error::Internal(what) => write!(f, "internal error: {what}"),
         }
     }

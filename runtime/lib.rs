@@ -10,6 +10,8 @@ pub mod engine;
 mod error;
 mod kv;
 pub mod load;
+pub mod log;
+mod memory;
 pub mod metrics;
 pub mod model;
 pub mod perplexity;

@@ -256,7 +256,7 @@ mod tests {
             kv_tokens: 256,
             ..Default::default()
         };
-        Model::from_file(file, &config, &mut |_| ()).unwrap()
+        Model::from_file(file, &config, &mut |_| Ok(())).unwrap()
     }
 
     fn part(profile: &Profile, op: Op) -> OpProfile {

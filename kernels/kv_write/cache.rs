@@ -105,6 +105,12 @@ impl KvCache {
         Ok(KvCache { dtype, layers, blocks, buffer, offsets })
     }
 
+    /// Bytes of a block in all layers together.
+    pub fn bytes_of_block(dtype: KvDType, layers: &[KvShape]) -> usize {
+        let of_layer = |l: &KvShape| l.heads.saturating_mul(2).saturating_mul(head_bytes(*l, dtype));
+        layers.iter().fold(0, |sum, layer| sum.saturating_add(of_layer(layer)))
+    }
+
     /// Element format.
     pub fn dtype(&self) -> KvDType {
         self.dtype

@@ -8,7 +8,7 @@
 //! also have `rest`s, which make `scale * (code + rest / 256)`, that is 16 bits: see [`Precision`]. Whether a block has
 //! them follows from its row alone; where another row of the group has them they are zero and change no bit.
 
-use super::Precision;
+use super::{OutOfMemory, Precision};
 use crate::Tensor;
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
 use std::ops::Range;
@@ -81,10 +81,14 @@ pub struct Scratch {
 
 impl Scratch {
     /// Room for `rows` rows of `cols` activations; more is allocated when it is needed.
-    pub fn new(rows: usize, cols: usize) -> Scratch {
+    pub fn new(rows: usize, cols: usize) -> Result<Scratch, OutOfMemory> {
         let mut scratch = Scratch::default();
+        let blocks = rows.saturating_mul(cols / BLOCK);
+        let bytes = blocks.saturating_mul(record::BYTES);
+        let records = scratch.records.try_reserve_exact(bytes / size_of::<u32>());
+        records.and_then(|()| scratch.refined.try_reserve_exact(blocks)).map_err(|_| OutOfMemory { bytes })?;
         scratch.fit(rows, cols / BLOCK);
-        scratch
+        Ok(scratch)
     }
 
     fn fit(&mut self, rows: usize, blocks: usize) {

@@ -32,6 +32,15 @@ pub struct RopeAngles {
 }
 
 impl RopeAngles {
+    /// Room for the angles of `rows` positions, or `None` if the system has no memory left.
+    pub fn new(frequencies: &Frequencies, rows: usize) -> Option<RopeAngles> {
+        let mut angles = RopeAngles::default();
+        let count = rows.checked_mul(frequencies.inverse().len())?;
+        angles.cos.try_reserve_exact(count).ok()?;
+        angles.sin.try_reserve_exact(count).ok()?;
+        Some(angles)
+    }
+
     /// Works out the angles of `positions`. Allocates only when there are more of them than ever before.
     pub fn set(&mut self, frequencies: &Frequencies, positions: &[u32]) {
         self.rows = positions.len();

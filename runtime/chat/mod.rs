@@ -7,11 +7,12 @@
 
 mod functions;
 mod guard;
+mod json;
 #[cfg(test)]
 mod tests;
 
 use crate::load::Metadata;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use functions::Refusal;
 use minijinja::machinery::{eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
@@ -33,6 +34,10 @@ const MAX_TEMPLATE_BYTES: usize = u16::MAX as usize;
 const FUEL: usize = 50_000;
 const FUEL_PER_MESSAGE: usize = 1000;
 const BYTES_PER_FUEL: usize = 8;
+/// Bytes of data that a unit of fuel buys.
+const DATA_PER_FUEL: usize = 64;
+/// Bytes of memory that a byte of JSON can become: the shortest item of an array is two bytes.
+const JSON_PER_BYTE: usize = 32;
 
 /// Weight of the heaviest value, in items or 64 bytes of text. The messages themselves weigh some 6 each and their text.
 const WEIGHT: usize = 20_000;
@@ -86,7 +91,7 @@ impl ChatTemplate {
             Ok(Some(tokens.get(id as usize).ok_or_else(outside)?.to_owned()))
         };
         let (bos, eos) = (token(BOS)?, token(EOS)?);
-        Ok(Some(ChatTemplate { path: metadata.path().to_owned(), source: source.to_owned(), bos, eos }))
+        Ok(Some(ChatTemplate { path: metadata.path().to_owned(), source: memory::text(TEMPLATE, source)?, bos, eos }))
     }
 
     /// The prompt for `messages`; `add_generation_prompt` opens the assistant's turn. Tokenize it with special tokens
@@ -99,24 +104,44 @@ impl ChatTemplate {
     }
 
     fn render_at(&self, now: SystemTime, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
-        let limits = Limits {
-            fuel: (FUEL + messages.len() * FUEL_PER_MESSAGE + bytes / BYTES_PER_FUEL) as u64,
-            weight: WEIGHT + messages.len() * WEIGHT_PER_MESSAGE + bytes / BYTES_PER_WEIGHT,
-        };
-        let token = |text: &Option<String>| text.as_deref().map_or(Value::UNDEFINED, Value::from);
+        let bytes = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
         let message = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
-        let context = context! {
+        let conversation = context! {
             messages => messages.iter().map(message).collect::<Vec<_>>(),
             add_generation_prompt => add_generation_prompt,
+        };
+        self.render_context(now, Limits::of(messages.len(), bytes)?, conversation)
+    }
+
+    /// As [`ChatTemplate::render`], for a conversation in JSON: an array of messages, or an object that has it under
+    /// "messages" with whatever else the template knows beside it ("tools", for example). The assistant's turn is opened
+    /// unless "add_generation_prompt" is false.
+    ///
+    /// Errors: as [`ChatTemplate::render`]; [`Error::InvalidArgument`] for what is no such JSON.
+    pub fn render_json(&self, json: &str) -> Result<String> {
+        memory::probe("chat JSON", json.len().saturating_mul(JSON_PER_BYTE))?;
+        let (messages, conversation) = json::conversation(json)?;
+        self.render_context(SystemTime::now(), Limits::of(messages, json.len())?, conversation)
+    }
+
+    /// Renders with the context that all templates find, and `conversation` before it.
+    fn render_context(&self, now: SystemTime, limits: Limits, conversation: Value) -> Result<String> {
+        let token = |text: &Option<String>| text.as_deref().map_or(Value::UNDEFINED, Value::from);
+        let common = context! {
+            add_generation_prompt => true,
             tools => Value::from(()),
             documents => Value::from(()),
             bos_token => token(&self.bos),
             eos_token => token(&self.eos),
         };
+        let context = context! { ..conversation, ..common };
+        // Most often all that it takes; it grows by itself where a template writes more than it was given.
+        let mut prompt = String::new();
+        let room = BYTES_PER_WEIGHT * (limits.weight - WEIGHT) + self.source.len();
+        prompt.try_reserve(room).map_err(|_| memory::missing::<u8>("prompt", room))?;
         let rendered = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("aieng-template".into()).stack_size(STACK_BYTES);
-            thread.spawn_scoped(scope, || run(&self.source, limits, now, context)).map(|running| running.join())
+            thread.spawn_scoped(scope, || run(&self.source, limits, now, context, prompt)).map(|running| running.join())
         });
         match rendered {
             Ok(Ok(Ok(prompt))) => Ok(prompt),
@@ -133,8 +158,25 @@ struct Limits {
     weight: usize,
 }
 
+impl Limits {
+    /// For a conversation of so many messages and bytes. The engine of templates cannot be refused memory; so all that
+    /// the fuel can buy is asked for beforehand, and given back.
+    fn of(messages: usize, bytes: usize) -> Result<Limits> {
+        let fuel = FUEL + messages * FUEL_PER_MESSAGE + bytes / BYTES_PER_FUEL;
+        memory::probe("chat template", fuel * DATA_PER_FUEL)?;
+        let weight = WEIGHT + messages * WEIGHT_PER_MESSAGE + bytes / BYTES_PER_WEIGHT;
+        Ok(Limits { fuel: fuel as u64, weight })
+    }
+}
+
 /// Renders with Jinja as Hugging Face sets it up.
-fn run(source: &str, limits: Limits, now: SystemTime, context: Value) -> std::result::Result<String, minijinja::Error> {
+fn run(
+    source: &str,
+    limits: Limits,
+    now: SystemTime,
+    context: Value,
+    prompt: String,
+) -> std::result::Result<String, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(limits.fuel));
     environment.set_recursion_limit(MAX_RECURSION);
@@ -143,7 +185,7 @@ fn run(source: &str, limits: Limits, now: SystemTime, context: Value) -> std::re
     functions::add_to(&mut environment, now);
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     let instructions = guard::compile(&mut environment, TEMPLATE, source, syntax, limits.weight)?;
-    let mut prompt = String::new();
+    let mut prompt = prompt;
     let (blocks, mut output) = (BTreeMap::new(), make_string_output(&mut prompt));
     eval(&environment, &instructions, context, &blocks, &mut output, AutoEscape::None)?;
     Ok(prompt)

@@ -11,7 +11,7 @@ fn day() -> SystemTime {
 
 fn metadata(template: &str, bos: &str, eos: &str) -> Metadata {
     let mut tokens = Strings::default();
-    [bos, eos].iter().for_each(|token| tokens.push(token));
+    [bos, eos].iter().for_each(|token| tokens.push(token).unwrap());
     let entries = [
         (TEMPLATE, Entry::String(template.to_owned())),
         (TOKENS, Entry::Array(crate::load::Array::Strings(tokens))),
@@ -265,5 +265,42 @@ fn a_long_conversation_renders() {
     for file in ["smollm2.jinja", "gemma3.jinja", "llama3.jinja", "qwen3.jinja"] {
         let prompt = template(&fixture(file)).render_at(day(), &messages, true).expect(file);
         assert!(prompt.len() > 1_000_000);
+    }
+}
+
+#[test]
+fn json_conversations_bring_what_the_template_knows() {
+    let source = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %};{% endfor %}\
+                  {{ tools | length if tools }}{{ 'open' if add_generation_prompt }}{{ bos_token }}";
+    let template = template(source);
+    let cases = [
+        (r#"[{"role": "user", "content": "Hi"}]"#, "user:Hi;open<s>"),
+        (
+            r#"{"messages": [{"role": "user", "content": "Hi"}], "tools": [1, 2], "add_generation_prompt": false}"#,
+            "user:Hi;2<s>",
+        ),
+        (
+            r#"[{"role": "assistant", "content": null, "tool_calls": [{"id": 1}]}]"#,
+            "assistant:None[{\"id\": 1}];open<s>",
+        ),
+    ];
+    for (json, prompt) in cases {
+        assert_eq!(template.render_json(json).expect("prompt"), prompt, "{json}");
+    }
+    let refused = [
+        ("", "EOF"),
+        ("7", "neither an array"),
+        ("{}", "no array \"messages\""),
+        (r#"{"messages": {}}"#, "no array \"messages\""),
+        ("[]", "empty"),
+        ("[1]", "messages[0] has no string \"role\""),
+        (r#"[{"role": 5}]"#, "messages[0] has no string \"role\""),
+        (&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), "recursion"),
+    ];
+    for (json, words) in refused {
+        match template.render_json(json) {
+            Err(Error::InvalidArgument(what)) => assert!(what.contains(words), "{what}"),
+            other => panic!("{words}: {other:?}"),
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! How an engine is set up.
 
+use crate::log::Log;
 use crate::scheduler::Policy;
 use crate::{Error, Result};
 use aieng_kernels::{Isa, KvDType};
 use std::time::Duration;
+
+/// Most tokens of a KV cache.
+pub const MAX_KV_TOKENS: usize = 1 << 30;
 
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct EngineConfig {
     pub max_batch_tokens: usize,
     /// KV cache size in tokens, rounded up to blocks, shared by all sequences; 0 takes `context`.
     pub kv_tokens: usize,
+    /// KV cache size in bytes, if `kv_tokens` is 0; 0 leaves it to `kv_tokens`.
+    pub kv_bytes: usize,
     /// Element format of the KV cache; `None` takes F32 on the reference device, BF16 where the CPU multiplies
     /// that in one instruction, and F16 elsewhere.
     pub kv_dtype: Option<KvDType>,
@@ -44,6 +50,8 @@ pub struct EngineConfig {
     pub ageing: Duration,
     /// Shares of tenants under load (tenant, weight); weights from 1 to 1000, who is not named has 1.
     pub tenant_weights: Vec<(u32, u32)>,
+    /// Who is told what happens.
+    pub log: Log,
 }
 
 impl Default for EngineConfig {
@@ -56,12 +64,14 @@ impl Default for EngineConfig {
             max_sequences: 16,
             max_batch_tokens: 512,
             kv_tokens: 0,
+            kv_bytes: 0,
             kv_dtype: None,
             max_requests: 256,
             policy: Policy::Continuous,
             prefix_cache: true,
             ageing: Duration::from_secs(5),
             tenant_weights: Vec::new(),
+            log: Log::default(),
         }
     }
 }
@@ -78,7 +88,7 @@ impl EngineConfig {
         within("max_batch_tokens", self.max_batch_tokens, self.max_sequences, 65_536)?;
         within("max_requests", self.max_requests, 1, 1 << 20)?;
         within("context", self.context, 0, 1 << 24)?;
-        within("kv_tokens", self.kv_tokens, 0, 1 << 30)?;
+        within("kv_tokens", self.kv_tokens, 0, MAX_KV_TOKENS)?;
         if let Policy::Dynamic { size, .. } | Policy::Static { size } = self.policy {
             within("policy.size", size, 1, self.max_sequences)?;
         }

@@ -5,17 +5,17 @@
 
 use super::stream::{End, Stream};
 use super::{Event, Finish, FinishReason, Logprobs, Origin, Provenance, Request, RequestId, Timings};
-use crate::TokenId;
 use crate::metrics::Metrics;
 use crate::sampling::{SamplerScratch, logprobs};
 use crate::tokenizer::{Decoder, Tokenizer};
+use crate::{Result, TokenId, memory};
 use aieng_kernels::Device;
 use compact_str::CompactString;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Memory that all requests of an engine use in turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scratch {
     sampler: SamplerScratch,
     piece: String,
@@ -25,6 +25,12 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    /// For rows of `vocab` logits.
+    pub(super) fn new(vocab: usize) -> Result<Scratch> {
+        let (piece, text, kernel_time) = (String::new(), String::new(), Duration::ZERO);
+        Ok(Scratch { sampler: SamplerScratch::new(vocab)?, piece, text, kernel_time })
+    }
+
     /// Runs a kernel and adds up its time.
     pub(super) fn time_kernel(&mut self, kernel: impl FnOnce()) {
         let begin = Instant::now();
@@ -57,6 +63,7 @@ pub(super) enum Drawn {
 
 pub(super) struct Flight {
     pub(super) id: RequestId,
+    user_data: u64,
     /// One for each candidate.
     streams: Vec<Stream>,
     /// Samples that have not ended.
@@ -68,7 +75,7 @@ pub(super) struct Flight {
     /// Whether the caller wants the output's log-probabilities.
     logprobs: bool,
     prompt: Prompt,
-    submitted: Instant,
+    pub(super) submitted: Instant,
     pub(super) deadline: Option<Instant>,
     started: Option<Instant>,
     cached: usize,
@@ -90,7 +97,13 @@ struct Prompt {
 
 impl Flight {
     /// A request whose samples may have `most` tokens each.
-    pub(super) fn new(id: RequestId, request: Request, most: usize, at: Instant, provenance: Provenance) -> Flight {
+    pub(super) fn new(
+        id: RequestId,
+        request: Request,
+        most: usize,
+        at: Instant,
+        provenance: Provenance,
+    ) -> Result<Flight> {
         let mut request = request;
         let candidates = request.candidates();
         let logprobs = request.sampling.logprobs.is_some();
@@ -99,12 +112,25 @@ impl Flight {
             request.sampling.logprobs.get_or_insert(0);
         }
         let shown = request.echo || request.prompt_logprobs.is_some();
-        Flight {
+        let mut streams = memory::list("samples", candidates as usize)?;
+        for sample in 0..candidates {
+            streams.push(Stream::new(&request, sample, most)?);
+        }
+        let mut held = None;
+        if candidates > request.n {
+            let mut lists = memory::list("samples", candidates as usize)?;
+            for _ in 0..candidates {
+                lists.push(memory::list("events of a sample", most + 1)?);
+            }
+            held = Some(lists);
+        }
+        Ok(Flight {
             id,
-            streams: (0..candidates).map(|sample| Stream::new(&request, sample, most)).collect(),
+            user_data: request.user_data,
+            streams,
             open: candidates as usize,
             n: request.n as usize,
-            held: (candidates > request.n).then(|| vec![Vec::new(); candidates as usize]),
+            held,
             logprobs,
             prompt: Prompt {
                 len: request.prompt.len(),
@@ -118,7 +144,7 @@ impl Flight {
             started: None,
             cached: 0,
             provenance: Provenance { seed: (request.sampling.seed, 0), ..provenance },
-        }
+        })
     }
 
     /// Whether the request only scores its prompt.
@@ -144,6 +170,17 @@ impl Flight {
     /// Whether sample `sample` has ended.
     pub(super) fn has_ended(&self, sample: usize) -> bool {
         self.streams[sample].ended
+    }
+
+    /// Events that it may deliver at once.
+    pub(super) fn backlog(&self) -> usize {
+        let held = self.held.iter().flatten().map(Vec::len).sum::<usize>();
+        self.prompt.tokens.len() - self.prompt.delivered + held + self.streams.len()
+    }
+
+    /// Gives up what is held but for the ends.
+    pub(super) fn forget_held(&mut self) {
+        self.held.iter_mut().flatten().for_each(|events| events.retain(|event| event.finish.is_some()));
     }
 
     /// Notes that the first step computes something of it.
@@ -233,7 +270,7 @@ impl Flight {
         self.prompt.delivered += 1;
         let text = &mut around.scratch.text;
         text.clear();
-        self.prompt.decoder.push(around.tokenizer, token, text);
+        self.prompt.decoder.push(around.tokenizer, token, false, text);
         if self.prompt.delivered == self.prompt.tokens.len() {
             self.prompt.decoder.finish(text);
         }
@@ -250,7 +287,8 @@ impl Flight {
         text: &str,
     ) -> Event {
         let text = CompactString::new(text);
-        Event { request: self.id, sample: sample as u32, origin, token, logprobs, text, finish: None }
+        let (request, user_data) = (self.id, self.user_data);
+        Event { request, user_data, sample: sample as u32, origin, token, logprobs, text, finish: None }
     }
 
     fn finish(&mut self, sample: usize, (reason, stop): End, message: Option<&str>, metrics: &Metrics) -> Box<Finish> {

@@ -5,6 +5,7 @@
 mod config;
 mod executor;
 mod flight;
+mod info;
 mod request;
 mod simulated;
 mod step;
@@ -14,21 +15,26 @@ mod tests;
 mod trace;
 
 pub use crate::scheduler::Policy;
-pub use config::{DeviceConfig, EngineConfig};
+pub use config::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};
 pub use executor::Executor;
+pub use info::Info;
 pub use request::{
     Event, Finish, FinishReason, Logprobs, MAX_PRIORITY, MAX_SAMPLES, Origin, Provenance, Request, RequestId,
     StopCause, Timings, TokenLogprob,
 };
 pub use simulated::SimulatedCost;
 
+use flight::Flight;
+
 use crate::chat::ChatTemplate;
 use crate::load::Metadata;
+use crate::log::{Level, Log};
 use crate::metrics::{Metrics, Snapshot};
-use crate::model::Model;
+use crate::model::{Model, Progress};
 use crate::queue::Queue;
+use crate::scheduler::{Arrival, Room};
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use aieng_kernels::BLOCK_TOKENS;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -43,11 +49,53 @@ enum Command {
     Cancel(RequestId),
 }
 
-/// A checked request on its way to the step thread.
+/// A checked request on its way to the step thread, with the memory that it will need: the caller's thread asks for it,
+/// who can be told that there is none.
 struct Submission {
-    id: RequestId,
-    request: Request,
-    at: Instant,
+    arrival: Arrival,
+    flight: Box<Flight>,
+}
+
+/// What a request's place in the engine depends on.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    context: usize,
+    prefix_cache: bool,
+    provenance: Provenance,
+}
+
+impl Terms {
+    fn new(executor: &impl Executor, sizes: Sizes, config: &EngineConfig) -> Terms {
+        let provenance = Provenance {
+            model: executor.fingerprint(),
+            kernels: executor.device().name(),
+            seed: (0, 0),
+            determinism: "batch-invariant",
+        };
+        Terms { context: sizes.context, prefix_cache: config.prefix_cache, provenance }
+    }
+}
+
+impl Submission {
+    fn new(id: RequestId, request: Request, terms: &Terms) -> Result<Submission> {
+        let prompt = request.prompt.len();
+        let most = step::longest(prompt, request.sampling.max_tokens, terms.context);
+        let mut tokens = memory::list("prompt", most)?;
+        tokens.extend(request.prompt.iter().map(|token| token.0));
+        let arrival = Arrival {
+            id: step::sequence(id, 0),
+            tokens,
+            most,
+            room: Room::new(most, BLOCK_TOKENS)?,
+            at: Duration::ZERO,
+            priority: request.priority,
+            tenant: request.tenant,
+            salt: (terms.prefix_cache && request.prefix_cache).then_some(request.tenant.into()),
+            score: request.prompt_logprobs.is_some(),
+        };
+        let flight = Box::new(Flight::new(id, request, most - prompt, Instant::now(), terms.provenance)?);
+        Ok(Submission { arrival, flight })
+    }
 }
 
 /// What the engine's two sides share.
@@ -66,14 +114,15 @@ struct Shared {
     metrics: Metrics,
     /// What poisoned the engine.
     panic: OnceLock<String>,
+    log: Log,
 }
 
 impl Shared {
-    fn new(max_requests: usize) -> Shared {
-        Shared {
+    fn new(max_requests: usize, log: Log) -> Result<Shared> {
+        Ok(Shared {
             // Room for every request's submit and cancel.
-            commands: Queue::new(2 * max_requests),
-            events: Queue::new(2 * max_requests),
+            commands: memory::queue("commands", 2 * max_requests)?,
+            events: memory::queue("events", 2 * max_requests)?,
             next_id: AtomicU64::new(1),
             in_flight: AtomicUsize::new(0),
             shutdown: AtomicBool::new(false),
@@ -81,7 +130,8 @@ impl Shared {
             ended: AtomicBool::new(false),
             metrics: Metrics::default(),
             panic: OnceLock::new(),
-        }
+            log,
+        })
     }
 
     fn closed(&self) -> Error {
@@ -99,6 +149,8 @@ pub struct Engine {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     sizes: Sizes,
+    info: Info,
+    terms: Terms,
     max_requests: usize,
 }
 
@@ -114,18 +166,27 @@ struct Sizes {
 }
 
 impl Engine {
-    /// Loads `path` and starts the step thread. `progress` is called with the fraction loaded, 0 to 1.
+    /// Loads `path` and starts the step thread.
     ///
     /// Errors: as [`Model::load`], [`Tokenizer::from_metadata`] and [`ChatTemplate::from_metadata`].
-    pub fn load(path: &Path, config: &EngineConfig, progress: &mut dyn FnMut(f32)) -> Result<Engine> {
-        Engine::start(Model::load(path, config, progress)?, config)
+    pub fn load(path: &Path, config: &EngineConfig, progress: Progress) -> Result<Engine> {
+        let begin = Instant::now();
+        let loaded = Model::load(path, config, progress).and_then(|model| Engine::start(model, config));
+        config.log.say(if loaded.is_ok() { Level::Info } else { Level::Error }, "load", || match &loaded {
+            Ok(engine) => format!("{}: {} in {:.0?}", path.display(), engine.info, begin.elapsed()),
+            Err(error) => error.to_string(),
+        });
+        loaded
     }
 
     /// Starts the step thread of a model that was loaded with the same config.
     pub fn start(model: Model, config: &EngineConfig) -> Result<Engine> {
-        let metadata = model.file().metadata().clone();
+        let file = Arc::clone(model.file());
+        let metadata = file.metadata();
         let sizes = Sizes { context: model.context(), vocab: model.vocab(), blocks: model.kv_blocks() };
-        Engine::with_executor(model, &metadata, sizes, config)
+        let (kv_dtype, kv_bytes) = model.kv_memory();
+        let info = Info { kv_dtype, kv_bytes, weight_bytes: model.weight_bytes(), ..Info::new(&model, metadata) };
+        Engine::with_executor(model, metadata, sizes, info, config)
     }
 
     /// Starts the step thread of any executor.
@@ -133,16 +194,19 @@ impl Engine {
         executor: impl Executor + 'static,
         metadata: &Metadata,
         sizes: Sizes,
+        info: Info,
         config: &EngineConfig,
     ) -> Result<Engine> {
         config.validate()?;
         let tokenizer = Arc::new(Tokenizer::from_metadata(metadata)?);
         let template = ChatTemplate::from_metadata(metadata)?;
-        let shared = Arc::new(Shared::new(config.max_requests));
-        let step = step::StepLoop::new(executor, sizes, config, Arc::clone(&tokenizer), Arc::clone(&shared));
+        let shared = Arc::new(Shared::new(config.max_requests, config.log.clone())?);
+        let terms = Terms::new(&executor, sizes, config);
+        let step = step::StepLoop::new(executor, sizes, config, Arc::clone(&tokenizer), Arc::clone(&shared))?;
         let thread = std::thread::Builder::new().name("aieng-step".into()).spawn(move || step.run());
         let thread = thread.map_err(|e| Error::OutOfMemory(format!("the step thread: {e}")))?;
-        Ok(Engine { shared, thread: Some(thread), tokenizer, template, sizes, max_requests: config.max_requests })
+        let max_requests = config.max_requests;
+        Ok(Engine { shared, thread: Some(thread), tokenizer, template, sizes, info, terms, max_requests })
     }
 
     /// The model's tokenizer.
@@ -153,6 +217,16 @@ impl Engine {
     /// The model's chat template, if its file has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// What it runs.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Tokens that the KV cache has room for.
+    pub fn kv_tokens(&self) -> usize {
+        self.sizes.blocks * BLOCK_TOKENS
     }
 
     /// Longest sequence, prompt and output together.
@@ -195,7 +269,9 @@ impl Engine {
             return Err(Error::Busy(format!("{most} requests are in flight, the most this engine takes")));
         }
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
-        let submission = Box::new(Submission { id, request, at: Instant::now() });
+        let submission = Submission::new(id, request, &self.terms).map(Box::new).inspect_err(|_| {
+            shared.in_flight.fetch_sub(1, Ordering::SeqCst);
+        })?;
         if shared.commands.push(Command::Submit(submission)).is_err() {
             shared.in_flight.fetch_sub(1, Ordering::SeqCst);
             return Err(Error::Busy("the queue of commands is full".into()));

@@ -41,6 +41,8 @@ pub struct Request {
     pub prompt_logprobs: Option<u32>,
     /// Use and leave cached prefixes, where the engine keeps them.
     pub prefix_cache: bool,
+    /// The caller's own; comes back in each of the request's events.
+    pub user_data: u64,
 }
 
 impl Request {
@@ -57,6 +59,7 @@ impl Request {
             echo: false,
             prompt_logprobs: None,
             prefix_cache: true,
+            user_data: 0,
         }
     }
 
@@ -97,7 +100,9 @@ impl Request {
 }
 
 /// A token and its log-probability in nats.
+/// Laid out as in C, whose callers see it.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C)]
 pub struct TokenLogprob {
     /// The token.
     pub id: TokenId,
@@ -207,6 +212,8 @@ pub enum Origin {
 pub struct Event {
     /// Whose.
     pub request: RequestId,
+    /// The request's [`Request::user_data`].
+    pub user_data: u64,
     /// Which of its samples, from 0.
     pub sample: u32,
     /// Where the token comes from.

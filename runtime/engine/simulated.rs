@@ -1,11 +1,11 @@
 //! An engine without a model: steps cost a set time and tokens are a hash, so that scheduling can be measured and an
 //! integration be tested where no model is at hand.
 
-use super::{Engine, EngineConfig, Executor, Sizes};
-use crate::Result;
+use super::{Engine, EngineConfig, Executor, Info, Sizes};
 use crate::batch::Batch;
 use crate::load::{Array, Metadata, Strings, Value};
 use crate::tokenizer::BYTE_CHARS;
+use crate::{Result, memory};
 use aieng_kernels::{BLOCK_TOKENS, Device};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -42,20 +42,22 @@ impl Engine {
     /// Errors: as [`EngineConfig::validate`].
     pub fn simulated(config: &EngineConfig, cost: SimulatedCost) -> Result<Engine> {
         config.validate()?;
-        let (executor, sizes) = Simulated::new(config, cost);
-        Engine::with_executor(executor, &metadata(), sizes, config)
+        let (executor, sizes) = Simulated::new(config, cost)?;
+        let metadata = metadata()?;
+        let info = Info::new(&executor, &metadata);
+        Engine::with_executor(executor, &metadata, sizes, info, config)
     }
 }
 
 impl Simulated {
-    pub(super) fn new(config: &EngineConfig, cost: SimulatedCost) -> (Simulated, Sizes) {
+    pub(super) fn new(config: &EngineConfig, cost: SimulatedCost) -> Result<(Simulated, Sizes)> {
         let context = if config.context == 0 { 4096 } else { config.context };
         let kv_tokens = if config.kv_tokens == 0 { context } else { config.kv_tokens };
         let sizes = Sizes { context, vocab: VOCAB, blocks: kv_tokens.div_ceil(BLOCK_TOKENS) };
         let rows = config.max_sequences;
-        let next = Vec::with_capacity(config.max_batch_tokens);
-        let logits = vec![0.0; rows * VOCAB];
-        (Simulated { device: Device::Reference, cost, next, logits, rows }, sizes)
+        let next = memory::list("tokens of a step", config.max_batch_tokens)?;
+        let logits = memory::collect("logits", rows * VOCAB, std::iter::repeat_n(0.0, rows * VOCAB))?;
+        Ok((Simulated { device: Device::Reference, cost, next, logits, rows }, sizes))
     }
 }
 
@@ -102,13 +104,20 @@ impl Executor for Simulated {
     }
 }
 
-/// What a tokenizer needs to know.
-pub(super) fn metadata() -> Metadata {
-    let mut tokens = Strings::with_capacity(VOCAB);
-    BYTE_CHARS.iter().for_each(|c| tokens.push(c.encode_utf8(&mut [0; 4])));
-    tokens.push("<|endoftext|>");
+/// What a tokenizer and a chat template need to know.
+pub(super) fn metadata() -> Result<Metadata> {
+    let mut tokens = Strings::default();
+    for c in BYTE_CHARS {
+        tokens.push(c.encode_utf8(&mut [0; 4]))?;
+    }
+    tokens.push("<|endoftext|>")?;
     let types = (0..VOCAB).map(|id| if id < 256 { 1 } else { 3 }).collect();
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
+                    {% if add_generation_prompt %}assistant:{% endif %}";
     let entries = [
+        ("general.architecture", Value::String("simulated".into())),
+        ("general.name", Value::String("Simulated".into())),
+        ("tokenizer.chat_template", Value::String(template.into())),
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
         ("tokenizer.ggml.tokens", Value::Array(Array::Strings(tokens))),
@@ -117,5 +126,5 @@ pub(super) fn metadata() -> Metadata {
         ("tokenizer.ggml.eos_token_id", Value::Unsigned(256)),
     ];
     let entries: BTreeMap<String, Value> = entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    Metadata::new(Path::new("simulated"), entries)
+    Ok(Metadata::new(Path::new("simulated"), entries))
 }

@@ -8,10 +8,12 @@
 use super::flight::{Drawn, Flight, Scratch, Surroundings};
 use super::trace;
 use super::{
-    Command, EngineConfig, Event, Executor, FinishReason, MAX_SAMPLES, Provenance, RequestId, Shared, Sizes, Submission,
+    Command, EngineConfig, Event, Executor, Finish, FinishReason, MAX_SAMPLES, RequestId, Shared, Sizes, Submission,
 };
+use crate::log::Level;
 use crate::scheduler::{Arrival, Config, Ready, Row, Scheduler, SeqId};
 use crate::tokenizer::Tokenizer;
+use crate::{Result, memory};
 use aieng_kernels::BLOCK_TOKENS;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,13 +21,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// Why requests fail.
+const NOT_FINITE: &str = "the model's logits are not finite numbers";
+const NO_MEMORY: &str = "no memory to go on with it";
+
 /// Most tokens, prompt and output together, of a request.
 pub(super) fn longest(prompt: usize, max_tokens: u32, context: usize) -> usize {
     context.min(prompt.saturating_add(max_tokens as usize))
 }
 
 /// The sequence of a request's sample.
-fn sequence(id: RequestId, sample: usize) -> SeqId {
+pub(super) fn sequence(id: RequestId, sample: usize) -> SeqId {
     SeqId(id.0 * u64::from(MAX_SAMPLES) + sample as u64)
 }
 
@@ -38,22 +44,18 @@ fn request(seq: SeqId) -> (RequestId, usize) {
 pub(super) struct StepLoop<E> {
     executor: E,
     scheduler: Scheduler,
-    /// Longest sequence.
-    context: usize,
-    prefix_cache: bool,
-    provenance: Provenance,
     tokenizer: Arc<Tokenizer>,
     shared: Arc<Shared>,
     /// What the scheduler's times are counted from.
     beginning: Instant,
-    flights: HashMap<RequestId, Flight>,
+    flights: HashMap<RequestId, Box<Flight>>,
     deadlines: BTreeSet<(Instant, RequestId)>,
     /// Events that found no room: at most one step's, and those of requests that ended since.
     pending: VecDeque<Event>,
     /// Rows of this step's logits.
     rows: Vec<Row>,
-    /// Requests whose logits were no numbers in this step.
-    failed: Vec<RequestId>,
+    /// Requests that this step cannot go on with, and why.
+    failed: Vec<(RequestId, &'static str)>,
     scratch: Scratch,
 }
 
@@ -64,7 +66,7 @@ impl<E: Executor> StepLoop<E> {
         config: &EngineConfig,
         tokenizer: Arc<Tokenizer>,
         shared: Arc<Shared>,
-    ) -> StepLoop<E> {
+    ) -> Result<StepLoop<E>> {
         let scheduler = Scheduler::new(Config {
             sequences: config.max_sequences,
             batch_tokens: config.max_batch_tokens,
@@ -74,30 +76,22 @@ impl<E: Executor> StepLoop<E> {
             policy: config.policy,
             ageing: config.ageing,
             weights: config.tenant_weights.clone(),
-        });
-        let provenance = Provenance {
-            model: executor.fingerprint(),
-            kernels: executor.device().name(),
-            seed: (0, 0),
-            determinism: "batch-invariant",
-        };
+        })?;
         shared.metrics.kv_blocks.set(sizes.blocks as u64);
-        StepLoop {
+        let pending = memory::list("events", 2 * config.max_sequences)?;
+        Ok(StepLoop {
             executor,
             scheduler,
-            context: sizes.context,
-            prefix_cache: config.prefix_cache,
-            provenance,
             tokenizer,
             shared,
             beginning: Instant::now(),
-            flights: HashMap::new(),
+            flights: memory::map("requests", config.max_requests)?,
             deadlines: BTreeSet::new(),
-            pending: VecDeque::with_capacity(2 * config.max_sequences),
-            rows: Vec::with_capacity(config.max_batch_tokens),
+            pending: pending.into(),
+            rows: memory::list("rows of logits", config.max_batch_tokens)?,
             failed: Vec::new(),
-            scratch: Scratch::default(),
-        }
+            scratch: Scratch::new(sizes.vocab)?,
+        })
     }
 
     /// Steps until shutdown.
@@ -108,6 +102,7 @@ impl<E: Executor> StepLoop<E> {
             Err(panic) => {
                 let what = panic_message(&*panic);
                 let _ = self.shared.panic.set(what.clone());
+                self.shared.log.say(Level::Error, "engine", || format!("stopped by an internal error: {what}"));
                 (FinishReason::Error, Some(what))
             }
         };
@@ -115,6 +110,7 @@ impl<E: Executor> StepLoop<E> {
         self.shared.shutdown.store(true, Ordering::SeqCst);
         // Ending requests runs the same code that may have panicked, so it is guarded too.
         let _ = catch_unwind(AssertUnwindSafe(|| self.end_all(reason, message.as_deref())));
+        self.shared.log.say(Level::Info, "engine", || "ended".into());
         self.shared.ended.store(true, Ordering::SeqCst);
         self.shared.events.wake();
     }
@@ -164,18 +160,13 @@ impl<E: Executor> StepLoop<E> {
         }
     }
 
-    fn accept(&mut self, Submission { id, request, at }: Submission) {
-        self.scheduler.add(Arrival {
-            id: sequence(id, 0),
-            tokens: request.prompt.iter().map(|t| t.0).collect(),
-            at: at.saturating_duration_since(self.beginning),
-            priority: request.priority,
-            tenant: request.tenant,
-            salt: (self.prefix_cache && request.prefix_cache).then_some(request.tenant.into()),
-            score: request.prompt_logprobs.is_some(),
+    fn accept(&mut self, Submission { arrival, flight }: Submission) {
+        let id = flight.id;
+        self.shared.log.say(Level::Debug, "request", || {
+            let (tokens, most, tenant) = (arrival.tokens.len(), arrival.most, arrival.tenant);
+            format!("{}: accepted: a prompt of {tokens} tokens, {most} with the output, tenant {tenant}", id.0)
         });
-        let most = longest(request.prompt.len(), request.sampling.max_tokens, self.context) - request.prompt.len();
-        let flight = Flight::new(id, request, most, at, self.provenance);
+        self.scheduler.add(Arrival { at: flight.submitted.saturating_duration_since(self.beginning), ..arrival });
         self.deadlines.extend(flight.deadline.map(|deadline| (deadline, id)));
         self.flights.insert(id, flight);
     }
@@ -220,8 +211,8 @@ impl<E: Executor> StepLoop<E> {
                 self.deliver(self.rows[i], i - first, now);
             }
         }
-        while let Some(id) = self.failed.pop() {
-            self.end(id, FinishReason::Error, Some("the model's logits are not finite numbers"));
+        while let Some((id, why)) = self.failed.pop() {
+            self.end(id, FinishReason::Error, Some(why));
         }
         self.flush();
         self.record(now);
@@ -245,6 +236,11 @@ impl<E: Executor> StepLoop<E> {
         metrics.prefix_queries.set(stats.prefix_queries);
         metrics.prefix_hits.set(stats.prefix_hits);
         metrics.evictions.set(stats.evictions);
+        if metrics.preemptions.get() == 0 && stats.preemptions > 0 {
+            let what =
+                "the KV cache is too small for its load: the first sequence had to start anew (metrics count them)";
+            self.shared.log.say(Level::Warn, "engine", || what.into());
+        }
         metrics.preemptions.set(stats.preemptions);
     }
 
@@ -252,13 +248,17 @@ impl<E: Executor> StepLoop<E> {
     fn deliver(&mut self, row: Row, index: usize, now: Instant) {
         let (id, sample) = request(row.seq);
         let StepLoop { executor, scheduler, tokenizer, shared, flights, pending, failed, scratch, .. } = self;
-        let Some(flight) = flights.get_mut(&id).filter(|_| !failed.contains(&id)) else { return };
+        let has_failed = failed.iter().any(|(failed, _)| *failed == id);
+        let Some(flight) = flights.get_mut(&id).filter(|_| !has_failed) else { return };
+        if pending.try_reserve(flight.backlog()).is_err() {
+            return failed.push((id, NO_MEMORY));
+        }
         let logits = executor.logits(index);
         let mut around =
             Surroundings { device: executor.device(), tokenizer, now, metrics: &shared.metrics, scratch, out: pending };
         if !row.sample {
             if !flight.score(row.position as usize, logits, &mut around) {
-                failed.push(id);
+                failed.push((id, NOT_FINITE));
             }
             return;
         }
@@ -270,15 +270,18 @@ impl<E: Executor> StepLoop<E> {
             }
             // The other samples go on from here, each with a token of its own.
             for other in 1..flight.candidates() {
-                if let Drawn::Token(token) = flight.draw(other, logits, &mut around) {
-                    scheduler.fork(row, sequence(id, other), token.0);
+                let drawn = flight.draw(other, logits, &mut around);
+                if let Drawn::Token(token) = drawn
+                    && scheduler.fork(row, sequence(id, other), token.0).is_err()
+                {
+                    return failed.push((id, NO_MEMORY));
                 }
             }
         }
         match flight.draw(sample, logits, &mut around) {
             Drawn::Token(token) => scheduler.advance(row, token.0),
             Drawn::Last => scheduler.finish(row),
-            Drawn::NotANumber => return failed.push(id),
+            Drawn::NotANumber => return failed.push((id, NOT_FINITE)),
         }
         if !flight.is_open() {
             self.forget(id);
@@ -291,11 +294,14 @@ impl<E: Executor> StepLoop<E> {
         for sample in (0..flight.candidates()).filter(|sample| !flight.has_ended(*sample)) {
             self.scheduler.remove(sequence(id, sample));
         }
+        if self.pending.try_reserve(flight.backlog()).is_err() {
+            flight.forget_held();
+        }
         flight.end(reason, message, &self.shared.metrics, &mut self.pending);
         self.flush();
     }
 
-    fn forget(&mut self, id: RequestId) -> Option<Flight> {
+    fn forget(&mut self, id: RequestId) -> Option<Box<Flight>> {
         let flight = self.flights.remove(&id)?;
         if let Some(deadline) = flight.deadline {
             self.deadlines.remove(&(deadline, id));
@@ -310,7 +316,7 @@ impl<E: Executor> StepLoop<E> {
         while self.shared.in_flight.load(Ordering::SeqCst) > self.flights.len() + self.finished_but_pending() {
             match self.shared.commands.pop() {
                 Some(Command::Submit(s)) => {
-                    self.flights.insert(s.id, Flight::new(s.id, s.request, 1, s.at, self.provenance));
+                    self.flights.insert(s.flight.id, s.flight);
                 }
                 Some(Command::Cancel(_)) => {}
                 None if Instant::now() > patience => break,
@@ -341,6 +347,9 @@ impl<E: Executor> StepLoop<E> {
     fn flush(&mut self) {
         while let Some(event) = self.pending.pop_front() {
             trace::deliver(&event);
+            if let Some(finish) = &event.finish {
+                self.shared.log.say(Level::Debug, "request", || ended(&event, finish));
+            }
             // Before the event is there: who sees a request's end may submit the next one.
             let places = usize::from(event.finish.as_ref().is_some_and(|f| f.last));
             self.shared.in_flight.fetch_sub(places, Ordering::SeqCst);
@@ -350,6 +359,17 @@ impl<E: Executor> StepLoop<E> {
             }
         }
     }
+}
+
+/// What the log says of a sample's end.
+fn ended(event: &Event, finish: &Finish) -> String {
+    let Finish { reason, prompt_tokens, cached_tokens, completion_tokens, timings, .. } = finish;
+    let ttft = timings.ttft.unwrap_or_default();
+    let (request, sample) = (event.request.0, event.sample);
+    format!(
+        "{request}: sample {sample} ended ({reason:?}): {prompt_tokens} tokens of prompt, {cached_tokens} of them cached, \
+         {completion_tokens} generated, the first after {ttft:.1?}"
+    )
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

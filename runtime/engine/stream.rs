@@ -1,9 +1,9 @@
 //! One sample's output: tokens become text, and the sample's end is recognised.
 
 use super::{FinishReason, Request, StopCause};
-use crate::TokenId;
 use crate::sampling::{Sampler, StopMatcher};
 use crate::tokenizer::{Decoder, Tokenizer};
+use crate::{Result, TokenId};
 use std::time::Instant;
 
 /// What the step thread keeps of a sample besides its tokens.
@@ -30,10 +30,10 @@ pub(super) type End = (FinishReason, Option<StopCause>);
 
 impl Stream {
     /// Sample `sample` of a request that may generate `most` tokens.
-    pub(super) fn new(request: &Request, sample: u32, most: usize) -> Stream {
+    pub(super) fn new(request: &Request, sample: u32, most: usize) -> Result<Stream> {
         let sampling = &request.sampling;
-        Stream {
-            sampler: Sampler::new(sampling, &request.prompt, sample),
+        Ok(Stream {
+            sampler: Sampler::new(sampling, &request.prompt, sample, most)?,
             decoder: Decoder::default(),
             stops: StopMatcher::new(sampling.stop.clone()),
             stop_tokens: sampling.stop_token_ids.clone(),
@@ -44,7 +44,7 @@ impl Stream {
             times: None,
             logprob: 0.0,
             ended: false,
-        }
+        })
     }
 
     /// Whether a token that would stop the sample may be drawn now.
@@ -81,7 +81,7 @@ impl Stream {
         let cause = self.stop_cause(token, tokenizer);
         if cause.is_none() {
             piece.clear();
-            self.decoder.push(tokenizer, token, piece);
+            self.decoder.push(tokenizer, token, false, piece);
             // What is held back stands behind the stop string.
             if let Some(stop) = self.stops.push(piece, self.generated >= self.least, text) {
                 return Some((FinishReason::Stop, Some(StopCause::Text(stop))));

@@ -80,14 +80,15 @@ mod tests {
     #[test]
     fn a_request_leaves_its_trace() {
         let config = EngineConfig { max_requests: 4, ..EngineConfig::default() };
-        let (executor, sizes) = Simulated::new(&config, SimulatedCost::default());
-        let tokenizer = Arc::new(Tokenizer::from_metadata(&metadata()).unwrap());
-        let shared = Arc::new(Shared::new(4));
-        let mut steps = StepLoop::new(executor, sizes, &config, tokenizer, Arc::clone(&shared));
+        let (executor, sizes) = Simulated::new(&config, SimulatedCost::default()).unwrap();
+        let tokenizer = Arc::new(Tokenizer::from_metadata(&metadata().unwrap()).unwrap());
+        let shared = Arc::new(Shared::new(4, Log::default()).unwrap());
+        let terms = Terms::new(&executor, sizes, &config);
+        let mut steps = StepLoop::new(executor, sizes, &config, tokenizer, Arc::clone(&shared)).unwrap();
         let sampling = SamplingParams { max_tokens: 2, ignore_eos: true, ..Default::default() };
         let request = Request::new(vec![TokenId(1); 3], sampling);
         shared.in_flight.fetch_add(1, Ordering::SeqCst);
-        let submission = Submission { id: RequestId(1), request, at: Instant::now() };
+        let submission = Submission::new(RequestId(1), request, &terms).unwrap();
         assert!(shared.commands.push(Command::Submit(Box::new(submission))).is_ok());
         let names = Arc::new(Mutex::new(Vec::new()));
         tracing::subscriber::with_default(Names(Arc::clone(&names)), || {

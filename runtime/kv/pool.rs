@@ -5,6 +5,7 @@
 //! when the block is handed out anew. Nothing here allocates after `new`.
 
 use super::{BlockId, BlockKey};
+use crate::{Result, memory};
 use std::collections::HashMap;
 
 /// The end of the list.
@@ -34,13 +35,14 @@ struct Block {
 
 impl BlockPool {
     /// A pool of `total` blocks (fewer than 2^32), all free and empty.
-    pub fn new(total: usize) -> BlockPool {
+    pub fn new(total: usize) -> Result<BlockPool> {
         assert!(total < NONE as usize, "{total} blocks");
         let empty = Block { owners: 0, key: None, before: NONE, after: NONE };
-        let cached = HashMap::with_capacity(total);
-        let mut pool = BlockPool { blocks: vec![empty; total], first: NONE, last: NONE, free: 0, cached, evictions: 0 };
+        let cached = memory::map("keys of blocks", total)?;
+        let blocks = memory::collect("blocks", total, std::iter::repeat_n(empty, total))?;
+        let mut pool = BlockPool { blocks, first: NONE, last: NONE, free: 0, cached, evictions: 0 };
         (0..total as u32).for_each(|id| pool.push_last(id));
-        pool
+        Ok(pool)
     }
 
     /// Blocks that nobody owns, those with a key included.

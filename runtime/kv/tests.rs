@@ -23,7 +23,7 @@ fn a_key_covers_its_prefix_and_its_salt() {
 fn a_freed_block_is_found_again_until_it_is_taken() {
     let chain = KeyChain::default();
     let key = keys(&chain, 0, &[[1, 2], [3, 4]]);
-    let mut pool = BlockPool::new(3);
+    let mut pool = BlockPool::new(3).unwrap();
     let [a, b] = [pool.take().unwrap(), pool.take().unwrap()];
     pool.name(a, key[0]);
     pool.name(b, key[1]);
@@ -43,7 +43,7 @@ fn a_freed_block_is_found_again_until_it_is_taken() {
 fn the_least_recently_used_is_forgotten_first_and_ends_before_beginnings() {
     let chain = KeyChain::default();
     let key = keys(&chain, 0, &[[1, 1], [2, 2], [3, 3], [4, 4]]);
-    let mut pool = BlockPool::new(4);
+    let mut pool = BlockPool::new(4).unwrap();
     let ids: Vec<BlockId> = key.iter().map(|_| pool.take().unwrap()).collect();
     ids.iter().zip(&key).for_each(|(id, key)| pool.name(*id, *key));
     // Two sequences of two blocks each; then the first one's prefix is used again.
@@ -58,7 +58,7 @@ fn the_least_recently_used_is_forgotten_first_and_ends_before_beginnings() {
 fn equal_contents_have_one_name() {
     let chain = KeyChain::default();
     let key = keys(&chain, 0, &[[1, 2]])[0];
-    let mut pool = BlockPool::new(2);
+    let mut pool = BlockPool::new(2).unwrap();
     let [a, b] = [pool.take().unwrap(), pool.take().unwrap()];
     pool.name(a, key);
     pool.name(b, key);

@@ -6,7 +6,7 @@
 use super::map::Map;
 use super::reader::Reader;
 use super::{Metadata, Value};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use aieng_kernels::DType;
 use sha2::{Digest, Sha256};
 use std::collections::btree_map::Entry;
@@ -119,7 +119,7 @@ impl Gguf {
         let metadata = Metadata::new(path, read_entries(&mut r, entry_count)?);
         refuse_parts(&metadata)?;
         let alignment = read_alignment(&metadata)?;
-        let mut tensors = Vec::with_capacity(tensor_count);
+        let mut tensors = memory::list("tensors", tensor_count)?;
         for index in 0..tensor_count {
             tensors.push(read_tensor(path, &mut r, index, alignment)?);
         }
@@ -315,7 +315,7 @@ fn check_shape(dtype: DType, sizes: &[u64]) -> std::result::Result<(Vec<usize>, 
 }
 
 fn index_names(path: &Path, tensors: &[TensorInfo]) -> Result<HashMap<String, usize>> {
-    let mut by_name = HashMap::with_capacity(tensors.len());
+    let mut by_name = memory::map("tensors", tensors.len())?;
     for (index, t) in tensors.iter().enumerate() {
         if let Some(first) = by_name.insert(t.name.clone(), index) {
             let what = format!("tensor {}: duplicate name, of tensors {first} and {index}", shown(&t.name));
@@ -340,8 +340,9 @@ fn place_tensors(path: &Path, tensors: &mut [TensorInfo], data_start: usize, fil
         };
         t.offset = offset;
     }
-    let mut in_order: Vec<&TensorInfo> = tensors.iter().collect();
-    in_order.sort_by_key(|t| t.offset);
+    let mut in_order = memory::collect("tensors", tensors.len(), tensors.iter())?;
+    // In place: a stable sort would ask for memory.
+    in_order.sort_unstable_by_key(|t| t.offset);
     for pair in in_order.windows(2) {
         if pair[0].range().end > pair[1].offset {
             let (a, b) = (pair[0].range(), pair[1].range());

@@ -1,6 +1,6 @@
 //! Typed metadata of a model file, with lookups whose errors name the file, the key and the value found.
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,24 @@ pub struct Strings {
 
 impl Strings {
     /// None yet, with room for `count`.
-    pub fn with_capacity(count: usize) -> Self {
-        Strings { text: String::new(), ends: Vec::with_capacity(count) }
+    pub fn with_capacity(count: usize) -> Result<Self> {
+        Ok(Strings { text: String::new(), ends: memory::list("a list of strings", count)? })
     }
 
     /// Appends one string.
-    pub fn push(&mut self, s: &str) {
-        self.text.push_str(s);
+    ///
+    /// Errors: [`Error::OutOfMemory`].
+    pub fn push(&mut self, s: &str) -> Result<()> {
+        memory::reserve("a list of strings", &mut self.ends, 1)?;
+        memory::push_str("a list of strings", &mut self.text, s)?;
         self.ends.push(self.text.len());
+        Ok(())
+    }
+
+    /// The same strings once more.
+    pub fn try_clone(&self) -> Result<Strings> {
+        let what = "a list of strings";
+        Ok(Strings { text: memory::text(what, &self.text)?, ends: memory::copy(what, &self.ends)? })
     }
 
     /// Number of strings.
@@ -177,11 +187,22 @@ impl Metadata {
 
     /// An array of integers that fit i32, of any integer type.
     pub fn i32s(&self, key: &str) -> Result<Option<Vec<i32>>> {
-        self.typed(key, "an array of 32-bit integers", |v| match v {
-            Value::Array(Array::Unsigned(x)) => x.iter().map(|&n| i32::try_from(n).ok()).collect(),
-            Value::Array(Array::Signed(x)) => x.iter().map(|&n| i32::try_from(n).ok()).collect(),
-            _ => None,
-        })
+        fn narrow<T: Copy>(x: &[T]) -> Result<Option<Vec<i32>>>
+        where
+            i32: TryFrom<T>,
+        {
+            let all_fit = x.iter().all(|&n| i32::try_from(n).is_ok());
+            let narrowed = x.iter().filter_map(|&n| i32::try_from(n).ok());
+            all_fit.then(|| memory::collect("an array", x.len(), narrowed)).transpose()
+        }
+        let narrowed = match self.get(key) {
+            None => return Ok(None),
+            Some(Value::Array(Array::Unsigned(x))) => narrow(x)?,
+            Some(Value::Array(Array::Signed(x))) => narrow(x)?,
+            Some(_) => None,
+        };
+        // With a value there, `typed` says what is wrong with it.
+        narrowed.map_or_else(|| self.typed(key, "an array of 32-bit integers", |_| None), |x| Ok(Some(x)))
     }
 }
 

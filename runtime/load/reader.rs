@@ -4,7 +4,7 @@
 //! a count is never returned before it is known that the rest of the file could hold that many items.
 
 use super::{Array, Strings, Value};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::fmt::Arguments;
 use std::path::Path;
 
@@ -134,7 +134,7 @@ impl<'a> Reader<'a> {
                 let byte = self.take(1, field)?[0];
                 Value::Bool(self.bool(byte, field)?)
             }
-            Class::String => Value::String(self.string(usize::MAX, field)?.to_owned()),
+            Class::String => Value::String(memory::text("a string", self.string(usize::MAX, field)?)?),
             Class::Array => Value::Array(self.array(field)?),
         })
     }
@@ -151,23 +151,24 @@ impl<'a> Reader<'a> {
         // Cannot overflow: count was bounded by the bytes left over size.
         let raw = self.take(count * size, field)?;
         let items = raw.chunks_exact(size);
+        let what = "an array";
         Ok(match class {
-            Class::Signed => Array::Signed(items.map(signed).collect()),
-            Class::Float => Array::Float(items.map(|b| float(b) as f32).collect()),
+            Class::Signed => Array::Signed(memory::collect(what, count, items.map(signed))?),
+            Class::Float => Array::Float(memory::collect(what, count, items.map(|b| float(b) as f32))?),
             Class::Bool => {
                 for (i, byte) in raw.iter().enumerate() {
                     self.bool(*byte, format_args!("{field}[{i}]"))?;
                 }
-                Array::Unsigned(items.map(unsigned).collect())
+                Array::Unsigned(memory::collect(what, count, items.map(unsigned))?)
             }
-            _ => Array::Unsigned(items.map(unsigned).collect()),
+            _ => Array::Unsigned(memory::collect(what, count, items.map(unsigned))?),
         })
     }
 
     fn strings(&mut self, count: usize, field: Arguments) -> Result<Strings> {
-        let mut strings = Strings::with_capacity(count);
+        let mut strings = Strings::with_capacity(count)?;
         for i in 0..count {
-            strings.push(self.string(usize::MAX, format_args!("{field}[{i}]"))?);
+            strings.push(self.string(usize::MAX, format_args!("{field}[{i}]"))?)?;
         }
         Ok(strings)
     }

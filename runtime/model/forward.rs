@@ -10,6 +10,7 @@ use super::weights::LayerWeights;
 use crate::batch::Batch;
 use crate::{Error, Result};
 use aieng_kernels::attention::{AttentionParams, Sequences};
+use aieng_kernels::rope::Frequencies;
 use aieng_kernels::{
     Device, Floats, KvCache, RopeAngles, Scratch, Tensor, TensorMut, act_mul, add_rms_norm, attention, embed, kv_write,
     linear, rms_norm_in_place, rope,
@@ -43,7 +44,15 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    pub(super) fn new(spec: &ModelSpec, vocab: usize, tokens: usize, logits_rows: usize) -> Result<Buffers> {
+    pub(super) fn new(
+        spec: &ModelSpec,
+        ropes: &[Frequencies],
+        vocab: usize,
+        tokens: usize,
+        logits_rows: usize,
+    ) -> Result<Buffers> {
+        let missing = || Error::OutOfMemory(format!("activations of {tokens} tokens: no memory"));
+        let angles = |frequencies| RopeAngles::new(frequencies, tokens).ok_or_else(missing);
         let most = |f: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
         let (q, qkv) = (most(&|l| l.attn.q_cols()), most(&|l| l.attn.qkv_cols()));
         let (hidden, width) = (spec.hidden, most(&|l| l.mlp.width));
@@ -62,8 +71,8 @@ impl Buffers {
             gated: rows(width)?,
             last: rows(hidden)?,
             logits: matrix(logits_rows, vocab)?,
-            angles: spec.ropes.iter().map(|_| RopeAngles::default()).collect(),
-            scratch: Scratch::new(tokens, hidden.max(width).max(q).next_multiple_of(32)),
+            angles: ropes.iter().map(angles).collect::<Result<_>>()?,
+            scratch: Scratch::new(tokens, hidden.max(width).max(q).next_multiple_of(32)).map_err(|_| missing())?,
             recorder: Recorder::default(),
         })
     }

@@ -17,7 +17,7 @@ pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
 pub use weights::{LayerWeights, Weights};
 
 use crate::batch::Batch;
-use crate::engine::{DeviceConfig, EngineConfig};
+use crate::engine::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};
 use crate::load::Gguf;
 use crate::{Error, Result};
 use aieng_kernels::cpu::Pool;
@@ -28,6 +28,9 @@ use std::sync::Arc;
 
 /// Longest context that is taken when the caller asks for none.
 const DEFAULT_CONTEXT: usize = 4096;
+
+/// Is told the fraction of a model that is loaded, 0 to 1; an error ends the load, and is what the load then says.
+pub type Progress<'a> = &'a mut dyn FnMut(f32) -> Result<()>;
 
 /// A loaded model on its device.
 #[derive(Debug)]
@@ -45,17 +48,17 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads `path` for the device in `config`. `progress` is called with the fraction loaded, 0 to 1.
+    /// Loads `path` for the device in `config`.
     ///
     /// Errors: what [`Gguf::open`] says; [`Error::ModelFormat`] for missing or misshapen tensors and metadata;
     /// [`Error::Unsupported`] for an architecture, head size or instruction set that is not there;
     /// [`Error::InvalidArgument`] for a config out of range; [`Error::OutOfMemory`].
-    pub fn load(path: &Path, config: &EngineConfig, progress: &mut dyn FnMut(f32)) -> Result<Model> {
+    pub fn load(path: &Path, config: &EngineConfig, progress: Progress) -> Result<Model> {
         Model::from_file(Gguf::open(path)?, config, progress)
     }
 
     /// As [`Model::load`], from a file that is open already.
-    pub fn from_file(file: Gguf, config: &EngineConfig, progress: &mut dyn FnMut(f32)) -> Result<Model> {
+    pub fn from_file(file: Gguf, config: &EngineConfig, progress: Progress) -> Result<Model> {
         config.validate()?;
         let file = Arc::new(file);
         let spec = read_spec(file.metadata())?;
@@ -67,13 +70,19 @@ impl Model {
         if context > spec.context {
             return Err(Error::InvalidArgument(format!("context: {context} is above the model's {}", spec.context)));
         }
-        let kv_tokens = if config.kv_tokens == 0 { context } else { config.kv_tokens };
-        let shapes = spec.layers.iter().map(|l| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim });
+        let shape = |l: &LayerSpec| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim };
+        let shapes: Vec<KvShape> = spec.layers.iter().map(shape).collect();
         let dtype = config.kv_dtype.unwrap_or(default_kv_dtype(&device));
-        let cache = KvCache::new(dtype, shapes.collect(), kv_tokens.div_ceil(BLOCK_TOKENS)).map_err(|e| {
-            Error::OutOfMemory(format!("KV cache of {kv_tokens} tokens: no memory for {} bytes", e.bytes))
-        })?;
-        let buffers = forward::Buffers::new(&spec, weights.vocab(), config.max_batch_tokens, config.max_sequences)?;
+        let blocks = kv_blocks(config, context, KvCache::bytes_of_block(dtype, &shapes))?;
+        let cache = KvCache::new(dtype, shapes, blocks)
+            .map_err(|e| Error::OutOfMemory(format!("KV cache of {blocks} blocks: no memory for {} bytes", e.bytes)))?;
+        let buffers = forward::Buffers::new(
+            &spec,
+            &weights.ropes,
+            weights.vocab(),
+            config.max_batch_tokens,
+            config.max_sequences,
+        )?;
         Ok(Model {
             device,
             spec,
@@ -99,7 +108,7 @@ impl Model {
     }
 
     /// The file it came from.
-    pub fn file(&self) -> &Gguf {
+    pub fn file(&self) -> &Arc<Gguf> {
         &self.file
     }
 
@@ -128,6 +137,11 @@ impl Model {
         self.cache.blocks()
     }
 
+    /// The KV cache's element format and bytes.
+    pub fn kv_memory(&self) -> (KvDType, usize) {
+        (self.cache.dtype(), self.cache.bytes())
+    }
+
     /// Most tokens of a batch.
     pub fn max_batch_tokens(&self) -> usize {
         self.max_batch_tokens
@@ -154,6 +168,19 @@ impl Model {
     /// Row `row` `[vocab]` of the last [`Model::compute_logits`].
     pub fn logits_row(&self, row: usize) -> &[f32] {
         forward::logits_row(self, row)
+    }
+}
+
+/// Blocks of the KV cache that `config` asks for, of `bytes` bytes each.
+fn kv_blocks(config: &EngineConfig, context: usize, bytes: usize) -> Result<usize> {
+    match (config.kv_tokens, config.kv_bytes) {
+        (0, 0) => Ok(context.div_ceil(BLOCK_TOKENS)),
+        (0, budget) if budget / bytes == 0 => {
+            Err(Error::InvalidArgument(format!("kv_bytes: {budget} are less than a block's {bytes}")))
+        }
+        (0, budget) => Ok((budget / bytes).min(MAX_KV_TOKENS / BLOCK_TOKENS)),
+        (tokens, 0) => Ok(tokens.div_ceil(BLOCK_TOKENS)),
+        (tokens, bytes) => Err(Error::InvalidArgument(format!("kv_bytes: {bytes}, but kv_tokens is {tokens}"))),
     }
 }
 

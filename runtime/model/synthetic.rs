@@ -225,7 +225,7 @@ mod tests {
     fn a_file_loads_and_its_logits_are_ordinary_numbers() {
         let file = Gguf::from_bytes(Path::new("small.gguf"), &file(7)).unwrap();
         let config = EngineConfig { threads: 1, pin: false, context: 64, ..Default::default() };
-        let mut model = Model::from_file(file, &config, &mut |_| ()).unwrap();
+        let mut model = Model::from_file(file, &config, &mut |_| Ok(())).unwrap();
         let mut batch = Batch::default();
         batch.clear();
         batch.push(&[5, 1000, 77, 300], 0, &[0], Logits::Last);

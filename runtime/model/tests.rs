@@ -9,7 +9,7 @@ fn config(device: DeviceConfig) -> EngineConfig {
 }
 
 fn load(bytes: &[u8], config: &EngineConfig) -> Result<Model> {
-    Model::from_file(Gguf::from_bytes(Path::new("tiny.gguf"), bytes)?, config, &mut |_| ())
+    Model::from_file(Gguf::from_bytes(Path::new("tiny.gguf"), bytes)?, config, &mut |_| Ok(()))
 }
 
 /// Logits of the last token of `tokens`, computed in chunks of `chunk`.

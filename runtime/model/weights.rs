@@ -2,9 +2,10 @@
 //!
 //! Projections that read the same input are joined: q, k and v; gate and up.
 
+use super::Progress;
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
 use crate::load::{Gguf, TensorInfo};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use aieng_kernels::linear::{Precision, Source, laid_out_bytes};
 use aieng_kernels::quant::dequantize_row;
 use aieng_kernels::rope::Frequencies;
@@ -79,8 +80,8 @@ impl Weights {
             + self.layers.iter().map(layer).sum::<usize>()
     }
 
-    /// Reads all weights; `progress` gets the fraction done after each layer.
-    pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: &mut dyn FnMut(f32)) -> Result<Weights> {
+    /// Reads all weights; `progress` gets the fraction done after each layer; its error ends the load.
+    pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: Progress) -> Result<Weights> {
         let loader = Loader { file, device, arena: arena(file, device)? };
         let hidden = spec.hidden;
         let embedding = loader.get("token_embd.weight")?;
@@ -98,7 +99,7 @@ impl Weights {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (i, layer) in spec.layers.iter().enumerate() {
             layers.push(loader.layer(i, layer, hidden)?);
-            progress((i + 1) as f32 / spec.layers.len() as f32);
+            progress((i + 1) as f32 / spec.layers.len() as f32)?;
         }
         Ok(Weights { embedding, head, norm: loader.vector("output_norm.weight", hidden)?, ropes, layers })
     }
@@ -157,6 +158,7 @@ impl Loader<'_> {
 
     fn qkv_bias(&self, i: usize, q: usize, kv: usize) -> Result<Vec<f32>> {
         let mut bias = self.vector(&format!("blk.{i}.attn_q.bias"), q)?;
+        memory::reserve("attention biases", &mut bias, 2 * kv)?;
         bias.extend(self.vector(&format!("blk.{i}.attn_k.bias"), kv)?);
         bias.extend(self.vector(&format!("blk.{i}.attn_v.bias"), kv)?);
         Ok(bias)
@@ -190,7 +192,7 @@ impl Loader<'_> {
         if tensor.shape != [len] {
             return Err(self.error(name, format!("shape {:?}, expected [{len}]", tensor.shape)));
         }
-        let mut out = vec![0.0; len];
+        let mut out = memory::collect(name, len, std::iter::repeat_n(0.0, len))?;
         dequantize_row(tensor.dtype, self.file.bytes(tensor), &mut out);
         Ok(out)
     }

@@ -8,6 +8,7 @@ mod sync;
 
 use bell::Bell;
 use ring::Ring;
+use std::collections::TryReserveError;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -21,8 +22,10 @@ pub struct Queue<T> {
 
 impl<T> Queue<T> {
     /// A queue that holds up to `capacity` items; at least one.
-    pub fn new(capacity: usize) -> Queue<T> {
-        Queue { items: Ring::new(capacity), bell: Bell::default() }
+    ///
+    /// Errors: no memory.
+    pub fn new(capacity: usize) -> Result<Queue<T>, TryReserveError> {
+        Ok(Queue { items: Ring::new(capacity)?, bell: Bell::default() })
     }
 
     /// Appends an item and wakes who waits; gives the item back if the queue is full.
@@ -77,7 +80,7 @@ mod tests {
 
     #[test]
     fn items_from_many_threads_arrive_once_and_in_order() {
-        let queue = Arc::new(Queue::new(4));
+        let queue = Arc::new(Queue::new(4).unwrap());
         let producers: Vec<_> = (0..4u64)
             .map(|p| {
                 let queue = Arc::clone(&queue);
@@ -104,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_the_item_back_and_a_wait_ends() {
-        let queue = Queue::new(2);
+        let queue = Queue::new(2).unwrap();
         assert_eq!((queue.push(1), queue.push(2), queue.push(3)), (Ok(()), Ok(()), Err(3)));
         assert_eq!(queue.room(), 0);
         assert_eq!((queue.pop(), queue.pop()), (Some(1), Some(2)));
@@ -115,7 +118,7 @@ mod tests {
     #[test]
     fn items_left_are_dropped_with_the_queue() {
         let item = Arc::new(());
-        let queue = Queue::new(3);
+        let queue = Queue::new(3).unwrap();
         // Over the end of the slots.
         for _ in 0..5 {
             queue.push(Arc::clone(&item)).unwrap();
@@ -134,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_descriptor_is_readable_while_there_are_items() {
-        let queue = Queue::new(4);
+        let queue = Queue::new(4).unwrap();
         queue.push(1).unwrap();
         assert!(readable(&queue, 0), "an item from before the descriptor");
         queue.push(2).unwrap();
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn pollers_miss_nothing() {
-        let queue = Arc::new(Queue::new(8));
+        let queue = Arc::new(Queue::new(8).unwrap());
         let count = 20_000u64;
         let producer = Arc::clone(&queue);
         queue.descriptor().unwrap();

@@ -8,6 +8,7 @@
 
 use super::sync::{AtomicUsize, Ordering, UnsafeCell, spin_loop};
 use crossbeam_utils::CachePadded;
+use std::collections::TryReserveError;
 use std::mem::MaybeUninit;
 
 /// The queue.
@@ -34,13 +35,17 @@ unsafe impl<T: Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
     /// A ring of `capacity` slots; at least one.
-    pub fn new(capacity: usize) -> Ring<T> {
-        let slot = |_| Slot { turn: AtomicUsize::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
-        Ring {
-            head: CachePadded::new(AtomicUsize::new(0)),
-            tail: CachePadded::new(AtomicUsize::new(0)),
-            slots: (0..capacity.max(1)).map(slot).collect(),
-        }
+    ///
+    /// Errors: no memory.
+    pub fn new(capacity: usize) -> Result<Ring<T>, TryReserveError> {
+        let capacity = capacity.max(1);
+        let slot = || Slot { turn: AtomicUsize::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(capacity)?;
+        slots.resize_with(capacity, slot);
+        let (head, tail) = (CachePadded::new(AtomicUsize::new(0)), CachePadded::new(AtomicUsize::new(0)));
+        // The capacity is exact, so nothing is allocated here.
+        Ok(Ring { head, tail, slots: slots.into_boxed_slice() })
     }
 
     /// Most items.

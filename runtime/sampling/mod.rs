@@ -30,7 +30,7 @@ pub struct SamplingParams {
     pub logit_bias: Vec<(TokenId, f32)>,
     /// The same seed gives the same tokens, in any batch.
     pub seed: u64,
-    /// Generation ends before any of these; at most 64, none empty.
+    /// Generation ends before any of these; at most 64, of 1 to 4096 bytes.
     pub stop: Vec<String>,
     /// Generation ends at any of these tokens, which are not part of the text; at most 64.
     pub stop_token_ids: Vec<TokenId>,
@@ -97,6 +97,9 @@ impl SamplingParams {
         at_most("logprobs", self.logprobs.unwrap_or(0) as usize, 20)?;
         if self.stop.iter().any(|s| s.is_empty()) {
             return Err(Error::InvalidArgument("stop: an empty string".into()));
+        }
+        for stop in &self.stop {
+            at_most("bytes of a stop string", stop.len(), 4096)?;
         }
         if self.min_tokens > self.max_tokens {
             let SamplingParams { min_tokens, max_tokens, .. } = self;

@@ -1,8 +1,8 @@
 //! One request's sampling: its parameters, what it has seen, and its random numbers.
 
 use super::SamplingParams;
-use crate::TokenId;
 use crate::engine::{Logprobs, TokenLogprob};
+use crate::{Result, TokenId, memory};
 use aieng_kernels::Device;
 use aieng_kernels::sample::{Candidate, Filter, Penalties, Seen, argmax, log_sum_exp, penalize, sample, top_n};
 use std::collections::HashMap;
@@ -32,9 +32,20 @@ pub struct SamplerScratch {
     candidates: Vec<Candidate>,
 }
 
+impl SamplerScratch {
+    /// For rows of `vocab` logits.
+    pub fn new(vocab: usize) -> Result<SamplerScratch> {
+        let what = "candidates for a token";
+        let (logits, candidates) = (memory::list(what, vocab)?, memory::list(what, vocab)?);
+        Ok(SamplerScratch { banned: Vec::new(), logits, candidates })
+    }
+}
+
 impl Sampler {
-    /// The sampler of sample `sample` of a request with this prompt. Each has random numbers of its own.
-    pub fn new(params: &SamplingParams, prompt: &[TokenId], sample: u32) -> Sampler {
+    /// The sampler of sample `sample` of a request with this prompt, for `most` draws. Each has random numbers of its own.
+    ///
+    /// Errors: [`Error::OutOfMemory`](crate::Error).
+    pub fn new(params: &SamplingParams, prompt: &[TokenId], sample: u32, most: usize) -> Result<Sampler> {
         let penalties = Penalties {
             repetition: params.repetition_penalty,
             presence: params.presence_penalty,
@@ -57,9 +68,12 @@ impl Sampler {
             index: HashMap::new(),
         };
         if sampler.penalties.is_some() {
+            let tokens = prompt.len() + most;
+            memory::reserve("tokens seen", &mut sampler.seen, tokens)?;
+            sampler.index = memory::map("tokens seen", tokens)?;
             prompt.iter().for_each(|token| sampler.see(token.0, 0));
         }
-        sampler
+        Ok(sampler)
     }
 
     fn see(&mut self, id: u32, times: u32) {
@@ -139,7 +153,7 @@ mod tests {
     use super::*;
 
     fn draw_all(params: &SamplingParams, logits: &[f32], n: usize) -> Vec<u32> {
-        let mut sampler = Sampler::new(params, &[TokenId(0)], 0);
+        let mut sampler = Sampler::new(params, &[TokenId(0)], 0, n).unwrap();
         let mut scratch = SamplerScratch::default();
         (0..n).map(|_| sampler.draw(&Device::Reference, logits, &mut scratch).0.0).collect()
     }
@@ -163,7 +177,7 @@ mod tests {
         assert_eq!(draw_all(&params, &logits, 4), [0, 0, 1, 0]);
         let biased = SamplingParams { temperature: 0.0, logit_bias: vec![(TokenId(2), 9.0)], ..params };
         assert_eq!(draw_all(&biased, &logits, 1), [2]);
-        let mut sampler = Sampler::new(&biased, &[], 0);
+        let mut sampler = Sampler::new(&biased, &[], 0, 1).unwrap();
         let (_, logprobs) = sampler.draw(&Device::Reference, &logits, &mut SamplerScratch::default());
         let logprobs = logprobs.unwrap();
         let total = logits.iter().map(|x: &f32| x.exp()).sum::<f32>().ln();

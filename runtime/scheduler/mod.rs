@@ -21,10 +21,11 @@ mod simulation;
 mod tests;
 mod waiting;
 
-pub use sequence::{Arrival, SeqId};
+pub use sequence::{Arrival, Room, SeqId};
 
 use crate::batch::{Batch, Logits};
 use crate::kv::{BlockId, BlockPool, KeyChain};
+use crate::{Result, memory};
 use sequence::Sequence;
 use std::time::Duration;
 use waiting::Waiting;
@@ -151,22 +152,24 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A scheduler without sequences.
-    pub fn new(config: Config) -> Scheduler {
+    ///
+    /// Errors: [`Error::OutOfMemory`](crate::Error).
+    pub fn new(config: Config) -> Result<Scheduler> {
         let Config { sequences, batch_tokens, context, blocks, block_tokens, .. } = config;
         assert!(sequences > 0 && batch_tokens >= sequences && block_tokens > 0, "{config:?}");
         let tables = sequences * context.div_ceil(block_tokens).min(blocks);
-        Scheduler {
-            pool: BlockPool::new(blocks),
+        Ok(Scheduler {
+            pool: BlockPool::new(blocks)?,
             chain: KeyChain::default(),
             waiting: Waiting::new(&config.weights, config.ageing),
-            running: Vec::with_capacity(sequences),
-            forked: Vec::with_capacity(sequences),
-            batch: Batch::with_capacity(batch_tokens, sequences, tables),
-            rows: Vec::with_capacity(batch_tokens),
-            started: Vec::with_capacity(sequences),
+            running: memory::list("sequences", sequences)?,
+            forked: memory::list("sequences", sequences)?,
+            batch: Batch::with_capacity(batch_tokens, sequences, tables)?,
+            rows: memory::list("rows of logits", batch_tokens)?,
+            started: memory::list("sequences", sequences)?,
             stats: Stats::default(),
             config,
-        }
+        })
     }
 
     /// Queues a sequence. Its prompt and output together must fit the pool: then it ends, whatever else runs.
@@ -236,13 +239,17 @@ impl Scheduler {
 
     /// Adds a sequence `id` that goes on with `token` where that of `row` stands: it shares all blocks. Call it before
     /// `row`'s own sequence is advanced or finished.
-    pub fn fork(&mut self, row: Row, id: SeqId, token: u32) {
+    ///
+    /// Errors: [`Error::OutOfMemory`](crate::Error); nothing has changed then.
+    pub fn fork(&mut self, row: Row, id: SeqId, token: u32) -> Result<()> {
         let parent = &self.running[row.slot as usize];
+        memory::reserve("sequences", &mut self.forked, 1)?;
+        let mut child = parent.fork(id)?;
         parent.blocks.iter().for_each(|block| self.pool.share(BlockId(*block)));
-        let mut child = parent.fork(id);
         child.tokens.push(token);
         self.waiting.joined(child.tenant);
         self.forked.push(child);
+        Ok(())
     }
 
     /// Ends the sequence of `row` of the last step and frees its blocks.
@@ -308,7 +315,7 @@ impl Scheduler {
             let Some(mut next) = self.waiting.pop() else { return };
             prompt_tokens += next.left() - 1;
             promised += wanted;
-            next.reserve(self.config.context, self.config.block_tokens);
+            next.reserve(self.config.block_tokens);
             self.insert(next);
         }
     }

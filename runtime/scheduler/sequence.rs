@@ -2,6 +2,7 @@
 
 use crate::batch::Batch;
 use crate::kv::{BlockId, BlockKey, BlockPool, KeyChain};
+use crate::{Result, memory};
 use std::time::Duration;
 
 /// A sequence's name within the engine: never used twice.
@@ -14,8 +15,12 @@ pub struct SeqId(pub u64);
 pub struct Arrival {
     /// Its name.
     pub id: SeqId,
-    /// The prompt; at least one token.
+    /// The prompt; at least one token. With room for `most`, the scheduler need not ask for it.
     pub tokens: Vec<u32>,
+    /// Most tokens that it can come to.
+    pub most: usize,
+    /// For its blocks.
+    pub room: Room,
     /// When it came.
     pub at: Duration,
     /// Greater goes first.
@@ -26,6 +31,21 @@ pub struct Arrival {
     pub salt: Option<u64>,
     /// Whether the logits of every token of the prompt are wanted.
     pub score: bool,
+}
+
+/// Memory that a sequence will need, which is asked for where there may be none without harm.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    blocks: Vec<u32>,
+    keys: Vec<BlockKey>,
+}
+
+impl Room {
+    /// For `most` tokens.
+    pub fn new(most: usize, block_tokens: usize) -> Result<Room> {
+        let blocks = most.div_ceil(block_tokens);
+        Ok(Room { blocks: memory::list("blocks", blocks)?, keys: memory::list("keys of blocks", blocks)? })
+    }
 }
 
 /// The order in which sequences are served: by the time of arrival, moved forward by priority.
@@ -45,6 +65,7 @@ pub(super) struct Sequence {
     /// Prompt and output.
     pub(super) tokens: Vec<u32>,
     prompt: usize,
+    most: usize,
     /// Tokens whose keys and values are in the cache, those of the step in flight included.
     pub(super) computed: usize,
     /// Tokens that the tenant was charged for, or got from the cache.
@@ -64,19 +85,20 @@ pub(super) struct Sequence {
 
 impl Sequence {
     pub(super) fn new(arrival: Arrival, rank: Rank, chain: &KeyChain, block_tokens: usize) -> Sequence {
-        let Arrival { id, tokens, at, tenant, salt, score, .. } = arrival;
+        let Arrival { id, tokens, most, room, at, tenant, salt, score, .. } = arrival;
         let mut sequence = Sequence {
             id,
             rank,
             arrived: at,
             tenant,
             prompt: tokens.len(),
+            most,
             tokens,
             computed: 0,
             charged: 0,
-            blocks: Vec::new(),
+            blocks: room.blocks,
             root: salt.map(|salt| chain.root(salt)),
-            keys: Vec::new(),
+            keys: room.keys,
             score,
             started: false,
             ended: false,
@@ -86,27 +108,27 @@ impl Sequence {
     }
 
     /// A sequence with the same tokens, in the same blocks; the caller counts it among their owners.
-    pub(super) fn fork(&self, id: SeqId) -> Sequence {
+    pub(super) fn fork(&self, id: SeqId) -> Result<Sequence> {
         // Cloned with the capacity, so that steps allocate nothing.
-        fn copy<T: Copy>(list: &Vec<T>) -> Vec<T> {
-            let mut copy = Vec::with_capacity(list.capacity());
+        fn copy<T: Copy>(list: &Vec<T>) -> Result<Vec<T>> {
+            let mut copy = memory::list("sample", list.capacity())?;
             copy.extend_from_slice(list);
-            copy
+            Ok(copy)
         }
-        Sequence {
+        Ok(Sequence {
             id,
             rank: Rank { id, ..self.rank },
-            tokens: copy(&self.tokens),
-            blocks: copy(&self.blocks),
-            keys: copy(&self.keys),
+            tokens: copy(&self.tokens)?,
+            blocks: copy(&self.blocks)?,
+            keys: copy(&self.keys)?,
             ..*self
-        }
+        })
     }
 
     /// Makes room for the longest that the sequence can become, so that steps allocate nothing.
-    pub(super) fn reserve(&mut self, context: usize, block_tokens: usize) {
-        let blocks = context.div_ceil(block_tokens);
-        self.tokens.reserve_exact(context.saturating_sub(self.tokens.len()));
+    pub(super) fn reserve(&mut self, block_tokens: usize) {
+        let blocks = self.most.div_ceil(block_tokens);
+        self.tokens.reserve_exact(self.most.saturating_sub(self.tokens.len()));
         self.blocks.reserve_exact(blocks);
         self.keys.reserve_exact(blocks.saturating_sub(self.keys.len()));
     }

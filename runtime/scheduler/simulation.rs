@@ -59,7 +59,7 @@ impl World {
             weights: vec![(1, 2)],
         };
         let cache = vec![0; blocks * BLOCK];
-        let scheduler = Scheduler::new(config);
+        let scheduler = Scheduler::new(config).unwrap();
         World { scheduler, random, cache, live: HashMap::new(), next_id: 0, ended: 0, longest_life: 0 }
     }
 
@@ -81,6 +81,8 @@ impl World {
         self.next_id += 1 + live.forks;
         self.scheduler.add(Arrival {
             id,
+            most: CONTEXT,
+            room: Room::default(),
             tokens,
             at: Duration::from_millis(turn),
             priority: r.below(3) as i32,
@@ -121,7 +123,7 @@ impl World {
             for fork in 1..=std::mem::take(&mut live.forks) {
                 let (id, token) = (SeqId(row.seq.0 + fork), next_token(history, fork));
                 if left > 1 {
-                    self.scheduler.fork(row, id, token);
+                    self.scheduler.fork(row, id, token).unwrap();
                     self.live.insert(id, Live { history: extend(history, token), left: left - 1, forks: 0, since });
                 }
             }

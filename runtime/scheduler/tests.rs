@@ -14,8 +14,23 @@ fn config() -> Config {
 }
 
 /// A sequence without a prefix in the cache.
+fn scheduler(config: Config) -> Scheduler {
+    Scheduler::new(config).unwrap()
+}
+
 fn arrival(id: u64, tokens: Vec<u32>) -> Arrival {
-    Arrival { id: SeqId(id), tokens, at: Duration::ZERO, priority: 0, tenant: 0, salt: None, score: false }
+    let at = Duration::ZERO;
+    Arrival {
+        id: SeqId(id),
+        tokens,
+        most: config().context,
+        room: Room::default(),
+        at,
+        priority: 0,
+        tenant: 0,
+        salt: None,
+        score: false,
+    }
 }
 
 /// Runs a step at the second `now`; each sampled sequence gets token 7. Returns the batch's (length, sampled ids).
@@ -36,7 +51,7 @@ fn step(scheduler: &mut Scheduler) -> (usize, Vec<u64>) {
 
 #[test]
 fn prompts_are_cut_to_what_decoding_leaves_of_the_budget() {
-    let mut s = Scheduler::new(config());
+    let mut s = scheduler(config());
     s.add(arrival(1, vec![1; 25]));
     s.add(arrival(2, vec![2; 10]));
     assert_eq!(step(&mut s), (20, vec![]));
@@ -49,7 +64,7 @@ fn prompts_are_cut_to_what_decoding_leaves_of_the_budget() {
 
 #[test]
 fn slots_and_tables_follow_the_blocks() {
-    let mut s = Scheduler::new(config());
+    let mut s = scheduler(config());
     s.add(arrival(1, vec![1; 18]));
     s.add(arrival(2, vec![2; 4]));
     let batch = s.schedule(Duration::ZERO).batch.clone();
@@ -64,7 +79,7 @@ fn slots_and_tables_follow_the_blocks() {
 
 #[test]
 fn who_lacks_a_block_takes_those_of_the_newest() {
-    let mut s = Scheduler::new(Config { blocks: 4, ..config() });
+    let mut s = scheduler(Config { blocks: 4, ..config() });
     s.add(arrival(1, vec![1; 16]));
     s.add(arrival(2, vec![2; 16]));
     step(&mut s);
@@ -88,7 +103,7 @@ fn who_lacks_a_block_takes_those_of_the_newest() {
 
 #[test]
 fn priority_decides_who_runs_and_time_overcomes_it() {
-    let mut s = Scheduler::new(Config { sequences: 1, ..config() });
+    let mut s = scheduler(Config { sequences: 1, ..config() });
     let with = |id, priority, at| Arrival { priority, at: Duration::from_secs(at), ..arrival(id, vec![1; 4]) };
     s.add(with(1, 0, 0));
     assert_eq!(step(&mut s).1, [1]);
@@ -109,7 +124,7 @@ fn priority_decides_who_runs_and_time_overcomes_it() {
 
 #[test]
 fn tenants_share_by_weight() {
-    let mut s = Scheduler::new(Config { sequences: 1, ..config() });
+    let mut s = scheduler(Config { sequences: 1, ..config() });
     let mut served = [0usize; 2];
     // Tenant 0 has come first and with more than tenant 7, which has three times its weight.
     for id in 0..400 {
@@ -126,7 +141,7 @@ fn tenants_share_by_weight() {
 
 #[test]
 fn a_tenant_brings_no_claim_from_its_absence() {
-    let mut s = Scheduler::new(Config { sequences: 1, ..config() });
+    let mut s = scheduler(Config { sequences: 1, ..config() });
     for id in 0..100 {
         s.add(arrival(id, vec![1; 10]));
     }
@@ -148,7 +163,7 @@ fn a_tenant_brings_no_claim_from_its_absence() {
 
 #[test]
 fn a_prefix_is_computed_once_even_in_one_step() {
-    let mut s = Scheduler::new(Config { batch_tokens: 128, ..config() });
+    let mut s = scheduler(Config { batch_tokens: 128, ..config() });
     let prompt: Vec<u32> = (0..40).collect();
     for id in 1..=2 {
         s.add(Arrival { salt: Some(0), ..arrival(id, prompt.clone()) });
@@ -171,12 +186,12 @@ fn a_prefix_is_computed_once_even_in_one_step() {
 
 #[test]
 fn forks_share_blocks_and_copy_the_one_that_they_write() {
-    let mut s = Scheduler::new(config());
+    let mut s = scheduler(config());
     s.add(arrival(1, vec![1; 20]));
     let row = s.schedule(Duration::ZERO).rows[0];
-    s.fork(row, SeqId(2), 9);
-    s.fork(row, SeqId(3), 9);
-    s.fork(row, SeqId(4), 9);
+    s.fork(row, SeqId(2), 9).unwrap();
+    s.fork(row, SeqId(3), 9).unwrap();
+    s.fork(row, SeqId(4), 9).unwrap();
     s.advance(row, 7);
     let step = s.schedule(Duration::ZERO);
     assert_eq!(step.batch.token_ids, [7, 9, 9], "the fourth finds no place");
@@ -194,7 +209,7 @@ fn step_lengths(s: &mut Scheduler) -> [usize; 2] {
 
 #[test]
 fn scored_prompts_get_all_rows_and_no_cache() {
-    let mut s = Scheduler::new(config());
+    let mut s = scheduler(config());
     let prompt: Vec<u32> = (0..24).collect();
     s.add(Arrival { salt: Some(0), ..arrival(1, prompt.clone()) });
     step(&mut s);
@@ -209,7 +224,7 @@ fn scored_prompts_get_all_rows_and_no_cache() {
 #[test]
 fn run_to_completion_policies_wait_and_close() {
     let wait = Duration::from_secs(2);
-    let mut s = Scheduler::new(Config { policy: Policy::Dynamic { size: 2, wait }, ..config() });
+    let mut s = scheduler(Config { policy: Policy::Dynamic { size: 2, wait }, ..config() });
     assert_eq!(s.ready(Duration::ZERO), Ready::Idle);
     s.add(arrival(1, vec![1; 4]));
     assert_eq!(s.ready(Duration::from_secs(1)), Ready::At(wait));
@@ -222,7 +237,7 @@ fn run_to_completion_policies_wait_and_close() {
     s.add(arrival(4, vec![1; 4]));
     assert_eq!(step_at(&mut s, 0).1, [2, 3], "as many as make a batch do not wait");
 
-    let mut s = Scheduler::new(Config { policy: Policy::Static { size: 2 }, ..config() });
+    let mut s = scheduler(Config { policy: Policy::Static { size: 2 }, ..config() });
     (1..=3).for_each(|id| s.add(arrival(id, vec![1; 4])));
     assert_eq!(step(&mut s).1, [1, 2]);
     s.remove(SeqId(1));
@@ -236,7 +251,7 @@ const TWO_GIGABYTES: usize = (2 << 30) / 23_040 / 16;
 
 #[test]
 fn four_hundred_sequences_of_200_tokens_fit_two_gigabytes() {
-    let mut s = Scheduler::new(Config { sequences: 400, batch_tokens: 8192, blocks: TWO_GIGABYTES, ..config() });
+    let mut s = scheduler(Config { sequences: 400, batch_tokens: 8192, blocks: TWO_GIGABYTES, ..config() });
     (0..400).for_each(|id| s.add(arrival(id, vec![id as u32; 136])));
     while s.running.len() < 400 || s.running.iter().any(|q| q.tokens.len() < 200) {
         let rows = s.schedule(Duration::ZERO).rows.to_vec();
@@ -253,7 +268,7 @@ fn four_hundred_sequences_of_200_tokens_fit_two_gigabytes() {
 fn little_of_the_blocks_is_wasted() {
     let mut random = crate::testing::Random::new("waste");
     let mut s =
-        Scheduler::new(Config { sequences: 64, batch_tokens: 4096, context: 1024, blocks: TWO_GIGABYTES, ..config() });
+        scheduler(Config { sequences: 64, batch_tokens: 4096, context: 1024, blocks: TWO_GIGABYTES, ..config() });
     // Prompts and outputs as `aieng bench serve` draws them: 32 to 512 and 16 to 128 tokens.
     for id in 0..64 {
         s.add(arrival(id, vec![id as u32; (32 + random.below(481)) as usize]));

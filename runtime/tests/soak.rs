@@ -61,7 +61,7 @@ fn ten_minutes_of_random_load() {
     let seed = std::env::var("AIENG_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     eprintln!("{seconds} s, AIENG_TEST_SEED={seed}");
     let config = EngineConfig { context: 512, kv_tokens: 4096, max_requests: 64, ..EngineConfig::default() };
-    let engine = Engine::load(&model, &config, &mut |_| ()).expect("the model loads");
+    let engine = Engine::load(&model, &config, &mut |_| Ok(())).expect("the model loads");
     let mut random = Random(seed);
     // Samples that have not ended, by request.
     let mut open: HashMap<RequestId, u32> = HashMap::new();

@@ -7,7 +7,7 @@ use super::merge::{Merger, NONE, Pair};
 use super::split::{PreTokenizer, Splitter};
 use super::vocab::Vocab;
 use crate::load::Metadata;
-use crate::{Result, TokenId};
+use crate::{Result, TokenId, memory};
 use hashbrown::HashMap;
 
 const MERGES: &str = "tokenizer.ggml.merges";
@@ -54,7 +54,7 @@ pub(super) struct Bpe {
 }
 
 impl Bpe {
-    pub(super) fn from_metadata(metadata: &Metadata, vocab: &Vocab, pre: &PreTokenizer) -> Result<Bpe> {
+    pub(super) fn from_metadata(metadata: &Metadata, vocab: &Vocab, pre: &'static PreTokenizer) -> Result<Bpe> {
         Ok(Bpe {
             splitter: Splitter::new(pre)?,
             byte_tokens: BYTE_CHARS.map(|c| vocab.find_text(c.encode_utf8(&mut [0; 4])).unwrap_or(NONE)),
@@ -64,30 +64,52 @@ impl Bpe {
     }
 
     /// Appends the tokens of a text without special tokens. Bytes that the vocabulary cannot spell are left out.
-    pub(super) fn encode(&self, vocab: &Vocab, text: &str, merger: &mut Merger, out: &mut Vec<TokenId>) {
+    pub(super) fn encode(&self, vocab: &Vocab, text: &str, merger: &mut Merger, out: &mut Vec<TokenId>) -> Result<()> {
         let mut spelling = String::new();
+        let mut result = Ok(());
         self.splitter.split(text, &mut |word| {
-            if self.whole_words {
-                spelling.clear();
-                spelling.extend(word.bytes().map(|byte| BYTE_CHARS[byte as usize]));
-                if let Some(id) = vocab.find_text(&spelling) {
-                    return out.push(TokenId(id));
-                }
+            if result.is_ok() {
+                result = self.encode_word(vocab, word, &mut spelling, merger, out);
             }
-            merger.clear();
-            for (start, byte) in (0u32..).zip(word.bytes()) {
-                merger.push(self.byte_tokens[byte as usize], start, 1);
-            }
-            merger.merge(|left, right| self.merges.get(&(left.token, right.token)).copied());
-            out.extend(merger.symbols().filter(|s| s.token != NONE).map(|s| TokenId(s.token)));
         });
+        result
+    }
+
+    fn encode_word(
+        &self,
+        vocab: &Vocab,
+        word: &str,
+        spelling: &mut String,
+        merger: &mut Merger,
+        out: &mut Vec<TokenId>,
+    ) -> Result<()> {
+        // What is longer than any token spells none.
+        if self.whole_words && word.len() <= vocab.longest() {
+            spelling.clear();
+            spelling.extend(word.bytes().map(|byte| BYTE_CHARS[byte as usize]));
+            if let Some(id) = vocab.find_text(spelling) {
+                memory::reserve("token ids", out, 1)?;
+                out.push(TokenId(id));
+                return Ok(());
+            }
+        }
+        merger.begin(word.len())?;
+        for (start, byte) in (0u32..).zip(word.bytes()) {
+            merger.push(self.byte_tokens[byte as usize], start, 1);
+        }
+        merger.merge(|left, right| self.merges.get(&(left.token, right.token)).copied())?;
+        let ids = || merger.symbols().filter(|s| s.token != NONE).map(|s| TokenId(s.token));
+        memory::reserve("token ids", out, ids().count())?;
+        out.extend(ids());
+        Ok(())
     }
 }
 
 /// The merge table: rank is the position in the file; of a repeated pair the first counts.
 fn merges(metadata: &Metadata, vocab: &Vocab) -> Result<HashMap<(u32, u32), Pair>> {
     let list = metadata.require(MERGES, metadata.strings(MERGES)?)?;
-    let mut merges = HashMap::with_capacity(list.len());
+    let mut merges = HashMap::new();
+    merges.try_reserve(list.len()).map_err(|_| memory::missing::<((u32, u32), Pair)>(MERGES, list.len()))?;
     let (mut joined, mut last) = (String::new(), NONE);
     for (rank, merge) in (0u32..).zip(list.iter()) {
         let bad = |what: &str| metadata.error(MERGES, format!("merge {rank}, {merge:?}: {what}"));

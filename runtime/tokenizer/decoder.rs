@@ -13,9 +13,9 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Appends to `out` the text that `id` completes.
-    pub fn push(&mut self, tokenizer: &Tokenizer, id: TokenId, out: &mut String) {
-        tokenizer.each_bytes(id, false, |bytes| self.push_bytes(bytes, out));
+    /// Appends to `out` the text that `id` completes; control tokens have text only if `special`.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: TokenId, special: bool, out: &mut String) {
+        tokenizer.each_bytes(id, special, |bytes| self.push_bytes(bytes, out));
     }
 
     /// Appends U+FFFD to `out` if the text ends within a character, and starts anew.

@@ -4,6 +4,7 @@
 //! ones the leftmost, until none is left. Candidates wait in a heap; those that a later merge has overtaken are
 //! recognised when they surface. So n symbols cost O(n log n), even where the whole text is one word.
 
+use crate::{Result, memory};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -50,9 +51,10 @@ pub(super) struct Merger {
 }
 
 impl Merger {
-    /// Begins a new chain.
-    pub(super) fn clear(&mut self) {
+    /// Begins a new chain, of `count` symbols at most.
+    pub(super) fn begin(&mut self, count: usize) -> Result<()> {
         self.symbols.clear();
+        memory::reserve("symbols of a text", &mut self.symbols, count)
     }
 
     /// Appends a symbol to the chain. The caller keeps texts below 2³² bytes.
@@ -62,11 +64,12 @@ impl Merger {
     }
 
     /// Merges until `pair` has nothing more to offer.
-    pub(super) fn merge(&mut self, pair: impl Fn(&Symbol, &Symbol) -> Option<Pair>) {
-        let Some(last) = self.symbols.last_mut() else { return };
+    pub(super) fn merge(&mut self, pair: impl Fn(&Symbol, &Symbol) -> Option<Pair>) -> Result<()> {
+        let Some(last) = self.symbols.last_mut() else { return Ok(()) };
         last.next = NONE;
         let mut heap = std::mem::take(&mut self.heap).into_vec();
         heap.clear();
+        memory::reserve("merges of a text", &mut heap, self.symbols.len())?;
         heap.extend((1..self.symbols.len() as u32).filter_map(|right| self.candidate(right - 1, right, &pair)));
         // Built from a whole vector, a heap costs O(n) instead of n pushes.
         self.heap = heap.into();
@@ -82,8 +85,11 @@ impl Merger {
             self.symbols[best.left as usize] = Symbol { token: best.token, len: best.len, next: right.next, ..left };
             let before = self.candidate(left.prev, best.left, &pair);
             let after = self.candidate(best.left, right.next, &pair);
-            self.heap.extend(before.into_iter().chain(after));
+            let more = before.into_iter().chain(after);
+            self.heap.try_reserve(2).map_err(|_| memory::missing::<Candidate>("merges of a text", self.heap.len()))?;
+            self.heap.extend(more);
         }
+        Ok(())
     }
 
     fn candidate(
@@ -120,10 +126,11 @@ mod tests {
 
     fn merged(tokens: &[u32], pair: impl Fn(u32, u32) -> Option<Pair>) -> Vec<u32> {
         let mut merger = Merger::default();
+        merger.begin(tokens.len()).unwrap();
         for (start, &token) in (0u32..).zip(tokens) {
             merger.push(token, start, 1);
         }
-        merger.merge(|l, r| pair(l.token, r.token));
+        merger.merge(|l, r| pair(l.token, r.token)).unwrap();
         merger.symbols().map(|s| s.token).collect()
     }
 

@@ -15,7 +15,7 @@ mod vocab;
 mod tests;
 
 use crate::load::Metadata;
-use crate::{Error, Result, TokenId};
+use crate::{Error, Result, TokenId, memory};
 use bpe::Bpe;
 use merge::Merger;
 use special::{Part, Specials};
@@ -89,44 +89,57 @@ impl Tokenizer {
     /// text begins with it already (as what a chat template renders often does); `parse_special` turns the spelling of
     /// control tokens (`<|im_start|>`) into their ids.
     ///
-    /// Errors: [`Error::InvalidArgument`] for a text of more than 1 GiB.
+    /// Errors: [`Error::InvalidArgument`] for a text of more than 1 GiB; [`Error::OutOfMemory`].
     pub fn encode(&self, text: &str, add_bos: bool, parse_special: bool) -> Result<Vec<TokenId>> {
         if text.len() > MAX_TEXT_BYTES {
             let what = format!("text of {} bytes, at most {MAX_TEXT_BYTES} can be tokenized", text.len());
             return Err(Error::InvalidArgument(what));
         }
-        let mut ids = Vec::with_capacity(text.len() / 4 + 8);
+        let mut ids = memory::list("token ids", text.len() / 4 + 8)?;
         ids.extend(self.bos.filter(|_| add_bos && self.adds_bos));
         let fronted = ids.len();
         let mut merger = Merger::default();
         let mut begins = true;
-        self.specials.partition(text, parse_special, |part| match part {
-            Part::Token(id) => {
-                ids.push(TokenId(id));
-                begins = true;
-            }
-            Part::Text(text) => {
-                match &self.model {
-                    Model::ByteLevel(bpe) => bpe.encode(&self.vocab, text, &mut merger, &mut ids),
-                    Model::SentencePiece(spm) => spm.encode(&self.vocab, text, begins, &mut merger, &mut ids),
+        self.specials.partition(text, parse_special, |part| {
+            match part {
+                Part::Token(id) => {
+                    memory::reserve("token ids", &mut ids, 1)?;
+                    ids.push(TokenId(id));
                 }
-                begins = false;
+                Part::Text(text) => match &self.model {
+                    Model::ByteLevel(bpe) => bpe.encode(&self.vocab, text, &mut merger, &mut ids)?,
+                    Model::SentencePiece(spm) => spm.encode(&self.vocab, text, begins, &mut merger, &mut ids)?,
+                },
             }
-        });
+            begins = matches!(part, Part::Token(_));
+            Ok(())
+        })?;
         if fronted == 1 && ids.get(1) == ids.first() {
             ids.remove(0);
         }
         Ok(ids)
     }
 
-    /// The text of `ids`, without control tokens; bytes that are not UTF-8 become U+FFFD.
-    pub fn decode(&self, ids: &[TokenId]) -> String {
+    /// The text of `ids`, without control tokens unless `special`; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// Errors: [`Error::OutOfMemory`].
+    pub fn decode(&self, ids: &[TokenId], special: bool) -> Result<String> {
         let (mut decoder, mut out) = (self.decoder(), String::new());
+        let most = self.max_token_bytes() * char::REPLACEMENT_CHARACTER.len_utf8();
         for &id in ids {
-            decoder.push(self, id, &mut out);
+            if out.capacity() - out.len() < most {
+                out.try_reserve(most).map_err(|_| Error::OutOfMemory(format!("no memory for {} bytes", out.len())))?;
+            }
+            decoder.push(self, id, special, &mut out);
         }
         decoder.finish(&mut out);
-        out
+        Ok(out)
+    }
+
+    /// Bytes of text that one token can stand for, at most.
+    pub fn max_token_bytes(&self) -> usize {
+        // What the vocabulary does not spell is one token for a byte, or for a character.
+        self.vocab.longest().max(4)
     }
 
     /// Number of tokens.

@@ -2,7 +2,7 @@
 
 use super::vocab::{Kind, Vocab};
 use crate::load::Metadata;
-use crate::{Result, TokenId};
+use crate::{Result, TokenId, memory};
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
@@ -103,27 +103,30 @@ impl Specials {
         })
     }
 
-    /// Calls `part` for each part of `text`; control tokens are found only with `parse_special`.
-    pub(super) fn partition<'t>(&self, text: &'t str, parse_special: bool, mut part: impl FnMut(Part<'t>)) {
+    /// Calls `part` for each part of `text`, until one is an error; control tokens are found only with `parse_special`.
+    pub(super) fn partition<'t>(
+        &self,
+        text: &'t str,
+        parse_special: bool,
+        mut part: impl FnMut(Part<'t>) -> Result<()>,
+    ) -> Result<()> {
         let mut at = 0;
         if let Some(finder) = if parse_special { &self.parsed } else { &self.always } {
             for found in finder.automaton.find_iter(text) {
                 if found.start() > at {
-                    part(Part::Text(&text[at..found.start()]));
+                    part(Part::Text(&text[at..found.start()]))?;
                 }
-                part(Part::Token(finder.ids[found.pattern().as_usize()]));
+                part(Part::Token(finder.ids[found.pattern().as_usize()]))?;
                 at = found.end();
             }
         }
-        if at < text.len() {
-            part(Part::Text(&text[at..]));
-        }
+        if at < text.len() { part(Part::Text(&text[at..])) } else { Ok(()) }
     }
 }
 
 impl Finder {
     fn new(metadata: &Metadata, vocab: &Vocab, kinds: &[Kind]) -> Result<Option<Finder>> {
-        let mut ids = vocab.of_kind(kinds);
+        let mut ids = vocab.of_kind(kinds)?;
         ids.retain(|&id| !vocab.text(id).is_empty());
         if ids.is_empty() {
             return Ok(None);
@@ -133,6 +136,8 @@ impl Finder {
             let what = format!("special tokens of {bytes} bytes, at most {MAX_SPECIAL_BYTES} are allowed");
             return Err(metadata.error(TOKEN_TYPE, what));
         }
+        // Some forty bytes a state, and a state for each byte.
+        memory::probe("special tokens", 64 * bytes)?;
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .kind(Some(AhoCorasickKind::ContiguousNFA))

@@ -5,8 +5,9 @@
 //! Qwen 2, less the look-ahead of `\s+(?!\S)|\s+`, which the regex crate leaves out in return for linear time: the
 //! pattern ends in plain `\s+`, and [`Tail`] hands back what the look-ahead would not have taken.
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use regex::Regex;
+use std::sync::OnceLock;
 
 /// What a match hands back, where more text follows it.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,8 @@ pub(super) struct PreTokenizer {
     pub(super) whole_words: bool,
     /// Whether BOS goes in front of a prompt where the metadata does not say.
     pub(super) adds_bos: bool,
+    /// The steps' patterns, once an engine has needed them.
+    compiled: OnceLock<Vec<(Regex, Tail)>>,
 }
 
 const GPT2: Step =
@@ -51,17 +54,21 @@ const fn plain(pattern: &'static str) -> Step {
     Step { pattern, tail: Tail::Nothing }
 }
 
-const PRE_TOKENIZERS: &[PreTokenizer] = &[
-    PreTokenizer {
-        names: &["default"],
-        steps: &[plain(r"[\p{P}$+<=>^~|]+"), GPT2, plain(r"\p{N}+"), plain("[0-9][0-9][0-9]")],
-        whole_words: false,
-        adds_bos: false,
-    },
-    PreTokenizer { names: &["gpt-2"], steps: &[GPT2], whole_words: false, adds_bos: false },
-    PreTokenizer { names: &["smollm"], steps: &[plain(r"\p{N}"), GPT2], whole_words: false, adds_bos: false },
-    PreTokenizer { names: &["qwen2"], steps: &[QWEN2], whole_words: false, adds_bos: false },
-    PreTokenizer { names: &["llama-bpe", "llama-v3", "llama3"], steps: &[LLAMA3], whole_words: true, adds_bos: true },
+const fn pre(
+    names: &'static [&'static str],
+    steps: &'static [Step],
+    whole_words: bool,
+    adds_bos: bool,
+) -> PreTokenizer {
+    PreTokenizer { names, steps, whole_words, adds_bos, compiled: OnceLock::new() }
+}
+
+static PRE_TOKENIZERS: [PreTokenizer; 5] = [
+    pre(&["default"], &[plain(r"[\p{P}$+<=>^~|]+"), GPT2, plain(r"\p{N}+"), plain("[0-9][0-9][0-9]")], false, false),
+    pre(&["gpt-2"], &[GPT2], false, false),
+    pre(&["smollm"], &[plain(r"\p{N}"), GPT2], false, false),
+    pre(&["qwen2"], &[QWEN2], false, false),
+    pre(&["llama-bpe", "llama-v3", "llama3"], &[LLAMA3], true, true),
 ];
 
 /// The pre-tokenizer of this name.
@@ -77,21 +84,31 @@ pub(super) fn known() -> String {
 /// A pre-tokenizer with its patterns compiled.
 #[derive(Debug)]
 pub(super) struct Splitter {
-    steps: Vec<(Regex, Tail)>,
+    steps: &'static [(Regex, Tail)],
 }
 
+/// What compiling a pattern takes, and then some.
+const COMPILE_BYTES: usize = 4 << 20;
+
 impl Splitter {
-    pub(super) fn new(pre: &PreTokenizer) -> Result<Splitter> {
-        let compile = |step: &Step| match Regex::new(step.pattern) {
-            Ok(regex) => Ok((regex, step.tail)),
-            Err(e) => Err(Error::Internal(format!("pattern of pre-tokenizer {:?}: {e}", pre.names[0]))),
-        };
-        Ok(Splitter { steps: pre.steps.iter().map(compile).collect::<Result<_>>()? })
+    pub(super) fn new(pre: &'static PreTokenizer) -> Result<Splitter> {
+        if pre.compiled.get().is_none() {
+            // The regex crate's own tables: a fixed amount, once a process, and not ours to ask for.
+            memory::probe("patterns of the pre-tokenizer", COMPILE_BYTES)?;
+            let compile = |step: &Step| match Regex::new(step.pattern) {
+                Ok(regex) => Ok((regex, step.tail)),
+                Err(e) => Err(Error::Internal(format!("pattern of pre-tokenizer {:?}: {e}", pre.names[0]))),
+            };
+            let steps = pre.steps.iter().map(compile).collect::<Result<_>>()?;
+            // Another thread may have been faster.
+            let _ = pre.compiled.set(steps);
+        }
+        Ok(Splitter { steps: pre.compiled.get().map_or(&[], Vec::as_slice) })
     }
 
     /// Calls `word` for each word of `text`, in order; together they are the text.
     pub(super) fn split<'t>(&self, text: &'t str, word: &mut impl FnMut(&'t str)) {
-        apply(&self.steps, text, word);
+        apply(self.steps, text, word);
     }
 }
 
@@ -168,7 +185,7 @@ mod tests {
         let mut random = Random::new("split");
         let letters = "aZé文ß1٣½²'’sStTrReElLvVdDmM .,!$+_-\"\t\n\r\u{85}\u{a0}\u{3000}\u{200b}\u{301}ſ🙂\0\u{1f}";
         let letters: Vec<char> = letters.chars().collect();
-        for pre in PRE_TOKENIZERS {
+        for pre in &PRE_TOKENIZERS {
             let (splitter, steps) = (Splitter::new(pre).expect("splitter"), with_look_ahead(pre));
             for _ in 0..3000 {
                 let letter = |_| letters[random.below(letters.len() as u32) as usize];

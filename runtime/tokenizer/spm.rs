@@ -6,7 +6,7 @@
 use super::merge::{Merger, NONE, Pair};
 use super::vocab::Vocab;
 use crate::load::Metadata;
-use crate::{Result, TokenId};
+use crate::{Result, TokenId, memory};
 
 const SCORES: &str = "tokenizer.ggml.scores";
 const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
@@ -34,7 +34,7 @@ impl Spm {
         }
         let unknown = unknown.map_or(NONE, |id| id.0);
         Ok(Spm {
-            priorities: scores.iter().map(|&score| priority(score)).collect(),
+            priorities: memory::collect(SCORES, scores.len(), scores.iter().map(|&score| priority(score)))?,
             byte_tokens: std::array::from_fn(|byte| byte_token(vocab, byte as u8).unwrap_or(unknown)),
             space_prefix: metadata.bool(ADD_SPACE_PREFIX)?.unwrap_or(true),
         })
@@ -42,10 +42,17 @@ impl Spm {
 
     /// Appends the tokens of a text without special tokens. `begins` says that it stands at the start of the prompt or
     /// after a special token, where some models want a space in front.
-    pub(super) fn encode(&self, vocab: &Vocab, text: &str, begins: bool, merger: &mut Merger, out: &mut Vec<TokenId>) {
+    pub(super) fn encode(
+        &self,
+        vocab: &Vocab,
+        text: &str,
+        begins: bool,
+        merger: &mut Merger,
+        out: &mut Vec<TokenId>,
+    ) -> Result<()> {
         let prefix = if begins && self.space_prefix { " " } else { "" };
-        let text = [prefix, text].concat().replace(' ', SPACE.encode_utf8(&mut [0; 4]));
-        merger.clear();
+        let text = spelled(prefix, text)?;
+        merger.begin(text.len())?;
         for (start, c) in text.char_indices() {
             merger.push(NONE, start as u32, c.len_utf8() as u32);
         }
@@ -55,9 +62,10 @@ impl Spm {
             let token =
                 if len as usize <= vocab.longest() { vocab.find_text(piece(left.start, len))? } else { return None };
             Some(Pair { priority: self.priorities[token as usize], token })
-        });
+        })?;
         for symbol in merger.symbols() {
             let piece = piece(symbol.start, symbol.len);
+            memory::reserve("token ids", out, piece.len())?;
             let token = if symbol.token == NONE { vocab.find_text(piece) } else { Some(symbol.token) };
             match token {
                 Some(token) => out.push(TokenId(token)),
@@ -67,7 +75,18 @@ impl Spm {
                 }
             }
         }
+        Ok(())
     }
+}
+
+/// The two texts as the vocabulary spells them.
+fn spelled(prefix: &str, text: &str) -> Result<String> {
+    let spaces = prefix.len() + text.bytes().filter(|byte| *byte == b' ').count();
+    let mut spelled = String::new();
+    let bytes = text.len() + spaces * SPACE.len_utf8();
+    spelled.try_reserve(bytes).map_err(|_| memory::missing::<u8>("text", bytes))?;
+    spelled.extend(prefix.chars().chain(text.chars()).map(|c| if c == ' ' { SPACE } else { c }));
+    Ok(spelled)
 }
 
 /// A score as an integer that is the lower, the higher the score; the two zeros are one.

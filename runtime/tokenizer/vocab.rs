@@ -3,8 +3,8 @@
 //! Texts are kept as the file spells them (byte-level BPE writes "Ġ" for a space, SentencePiece "▁"), because merges and
 //! special tokens refer to that spelling. No two tokens share a spelling.
 
-use crate::Result;
 use crate::load::{Metadata, Strings};
+use crate::{Error, Result, memory};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
@@ -64,12 +64,16 @@ impl Vocab {
             return Err(metadata.error(TOKENS, format!("{} tokens", texts.len())));
         }
         let mut vocab = Vocab {
-            texts: texts.clone(),
+            texts: texts.try_clone()?,
             kinds: kinds(metadata, texts.len())?,
-            index: HashTable::with_capacity(texts.len()),
+            index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             longest: 0,
         };
+        vocab
+            .index
+            .try_reserve(texts.len(), |_| 0)
+            .map_err(|_| Error::OutOfMemory(format!("no memory for an index of {} tokens", texts.len())))?;
         for (id, text) in (0u32..).zip(texts.iter()) {
             if text.len() > MAX_TOKEN_BYTES {
                 let what = format!("token {id} has {} bytes, at most {MAX_TOKEN_BYTES} are allowed", text.len());
@@ -139,8 +143,9 @@ impl Vocab {
     }
 
     /// Ids of all tokens of the given kinds.
-    pub(super) fn of_kind(&self, wanted: &[Kind]) -> Vec<u32> {
-        (0u32..).zip(&self.kinds).filter(|(_, kind)| wanted.contains(kind)).map(|(id, _)| id).collect()
+    pub(super) fn of_kind(&self, wanted: &[Kind]) -> Result<Vec<u32>> {
+        let ids = || (0u32..).zip(&self.kinds).filter(|(_, kind)| wanted.contains(kind)).map(|(id, _)| id);
+        memory::collect("special tokens", ids().count(), ids())
     }
 }
 
@@ -151,7 +156,9 @@ pub(super) fn byte_of(text: &str) -> Option<u8> {
 }
 
 fn kinds(metadata: &Metadata, tokens: usize) -> Result<Vec<Kind>> {
-    let Some(codes) = metadata.i32s(TOKEN_TYPE)? else { return Ok(vec![Kind::Normal; tokens]) };
+    let Some(codes) = metadata.i32s(TOKEN_TYPE)? else {
+        return memory::collect("kinds of tokens", tokens, std::iter::repeat_n(Kind::Normal, tokens));
+    };
     if codes.len() != tokens {
         return Err(metadata.error(TOKEN_TYPE, format!("{} values for {tokens} tokens", codes.len())));
     }
@@ -159,5 +166,9 @@ fn kinds(metadata: &Metadata, tokens: usize) -> Result<Vec<Kind>> {
         let unknown = || metadata.error(TOKEN_TYPE, format!("{code} for token {id} is not a token type (0 to 6)"));
         Kind::from_code(code).ok_or_else(unknown)
     };
-    codes.iter().enumerate().map(kind).collect()
+    let mut kinds = memory::list("kinds of tokens", tokens)?;
+    for code in codes.iter().enumerate() {
+        kinds.push(kind(code)?);
+    }
+    Ok(kinds)
 }

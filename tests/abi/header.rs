@@ -23,6 +23,7 @@ pub fn functions() -> Vec<(String, String)> {
             }
         } else if let Some((declaration, _)) = line.split_once('(')
             && line.starts_with(|c: char| c.is_ascii_lowercase())
+            && !line.starts_with("typedef ")
         {
             let name = declaration.rsplit([' ', '*']).next().unwrap_or_default();
             found.push((name.to_owned(), comment.clone()));

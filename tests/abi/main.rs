@@ -3,6 +3,8 @@
 //! is skipped.
 
 mod header;
+mod layout;
 mod library;
+mod misuse;
 mod programs;
 mod support;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// Longer than any program takes; a hang must not become the whole suite's.
@@ -51,8 +51,22 @@ pub fn model(test: &str, alias: &str) -> Option<PathBuf> {
     path
 }
 
+/// Held by whoever runs a command, and alone by who measures one.
+static RUNNING: RwLock<()> = RwLock::new(());
+
 /// Runs a command to its end; it must succeed and be silent on stderr. Gives what it printed.
 pub fn succeed(command: &mut Command) -> String {
+    let _running = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
+    run(command)
+}
+
+/// The same while no other test runs one.
+pub fn succeed_alone(command: &mut Command) -> String {
+    let _running = RUNNING.write().unwrap_or_else(PoisonError::into_inner);
+    run(command)
+}
+
+fn run(command: &mut Command) -> String {
     let folder = scratch(&format!("run-{:?}", std::thread::current().id()));
     let streams = [folder.join("stdout"), folder.join("stderr")];
     // Into files: a full pipe that nobody reads would be a hang.

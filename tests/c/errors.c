@@ -74,16 +74,17 @@ static void test_files(const char *folder) {
 
 /* Each size on memory of its own, so that a tool that checks memory sees a read past the end. */
 static void test_struct_sizes(void) {
-  static const uint32_t wrong[] = {0, 1, 4, 47, 4097, 0x7fffffffu, UINT32_MAX};
+  static const uint32_t wrong[] = {0, 1, 4, 79, 4097, 0x7fffffffu, UINT32_MAX};
   aieng_engine *engine;
+  size_t count;
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     aieng_engine_config config = default_config();
     aieng_event event;
     memset(&event, 0, sizeof event);
     config.struct_size = event.struct_size = wrong[i];
     EXPECT(aieng_engine_create("/missing", &config, &engine), INVALID, "config.struct_size: ");
-    EXPECT(aieng_event_clear(&event), INVALID, "event.struct_size: ");
-    EXPECT(aieng_next(NULL, 0, &event), INVALID, "event.struct_size: ");
+    EXPECT(aieng_events_clear(&event), INVALID, "events.struct_size: ");
+    EXPECT(aieng_next(NULL, &event, 1, 0, &count), INVALID, "events.struct_size: ");
   }
   /* From a newer header: fields that this library does not know, first zero, then set. */
   for (uint32_t size = sizeof(aieng_engine_config) + 1; size <= 4096; size += 1349) {
@@ -103,6 +104,7 @@ static void test_handles(void) {
   aieng_request request;
   aieng_event event;
   uint64_t id = 42;
+  size_t taken;
   int on_stack;
   aieng_engine *handles[sizeof numbers / sizeof *numbers + 1];
   size_t count = sizeof numbers / sizeof *numbers;
@@ -115,30 +117,34 @@ static void test_handles(void) {
   for (size_t i = 0; i < count; i++) {
     EXPECT(aieng_submit(handles[i], &request, &id), INVALID, "engine: not a handle");
     EXPECT(aieng_cancel(handles[i], 0), INVALID, "engine: not a handle");
-    EXPECT(aieng_next(handles[i], 0, &event), INVALID, "engine: not a handle");
+    EXPECT(aieng_next(handles[i], &event, 1, 0, &taken), INVALID, "engine: not a handle");
     EXPECT(aieng_engine_destroy(handles[i]), INVALID, "engine: not a handle");
   }
   CHECK(id == 42);
   EXPECT(aieng_submit(NULL, &request, &id), INVALID, "engine: NULL");
   EXPECT(aieng_cancel(NULL, 0), INVALID, "engine: NULL");
-  EXPECT(aieng_next(NULL, 0, &event), INVALID, "engine: NULL");
+  EXPECT(aieng_next(NULL, &event, 1, 0, &taken), INVALID, "engine: NULL");
   EXPECT(aieng_engine_destroy(NULL), AIENG_OK, "");
 }
 
 static void test_events(void) {
   aieng_event event;
+  size_t count = 42;
   memset(&event, 0, sizeof event);
   event.struct_size = sizeof event;
-  EXPECT(aieng_event_clear(NULL), AIENG_OK, "");
-  EXPECT(aieng_event_clear(&event), AIENG_OK, "");
-  EXPECT(aieng_next(NULL, 0, NULL), INVALID, "event: NULL");
+  EXPECT(aieng_events_clear(NULL), AIENG_OK, "");
+  EXPECT(aieng_events_clear(&event), AIENG_OK, "");
+  EXPECT(aieng_next(NULL, NULL, 1, 0, &count), INVALID, "events: NULL");
+  EXPECT(aieng_next(NULL, &event, 1, 0, NULL), INVALID, "count: NULL");
+  EXPECT(aieng_next(NULL, &event, 0, 0, &count), INVALID, "capacity: 0");
+  CHECK(count == 0);
   event.storage = UINT64_C(0xE700000000000000);
   event.text_length = 99;
-  EXPECT(aieng_event_clear(&event), INVALID, "event.storage: 0xe700000000000000");
+  EXPECT(aieng_events_clear(&event), INVALID, "events.storage: 0xe700000000000000");
   CHECK(event.storage == 0 && event.text_length == 0 && event.struct_size == sizeof event);
   memset(&event, 0xA5, sizeof event);
   event.struct_size = sizeof event;
-  EXPECT(aieng_next(NULL, 0, &event), INVALID, "event.storage: 0xa5a5a5a5a5a5a5a5");
+  EXPECT(aieng_next(NULL, &event, 1, 0, &count), INVALID, "events.storage: 0xa5a5a5a5a5a5a5a5");
 }
 
 int main(int argc, char **argv) {

@@ -20,7 +20,7 @@ static void check(aieng_status status, const char *what) {
   exit(1);
 }
 
-static uint64_t submit_prompt(aieng_engine *engine, const char *prompt) {
+static void submit_prompt(aieng_engine *engine, int number, const char *prompt) {
   aieng_sampling sampling = {0};
   aieng_request request = {0};
   uint64_t id;
@@ -30,11 +30,11 @@ static uint64_t submit_prompt(aieng_engine *engine, const char *prompt) {
   request.text = prompt;
   request.text_length = AIENG_STRLEN;
   request.sampling = &sampling;
+  request.user_data = (uint64_t)number;
   check(aieng_submit(engine, &request, &id), prompt);
-  return id;
 }
 
-static uint64_t submit_conversation(aieng_engine *engine) {
+static uint64_t submit_conversation(aieng_engine *engine, int number) {
   aieng_message messages[2];
   aieng_request request = {0};
   uint64_t id;
@@ -48,6 +48,7 @@ static uint64_t submit_conversation(aieng_engine *engine) {
   request.struct_size = sizeof request;
   request.messages = messages;
   request.message_count = 2;
+  request.user_data = (uint64_t)number;
   check(aieng_submit(engine, &request, &id), "conversation");
   return id;
 }
@@ -72,19 +73,20 @@ static void print_event(int number, const aieng_event *event) {
     print_quoted(event->text, event->text_length);
     putchar('\n');
   }
-  if (event->flags & AIENG_EVENT_FINISH) {
-    const char *reason = event->finish_reason <= AIENG_FINISH_DEADLINE ? reasons[event->finish_reason] : "unknown";
-    printf("%d\t%s %" PRIu64 "%s%s\n", number, reason, event->completion_tokens, *event->message ? ": " : "",
-           event->message);
+  if (event->finish) {
+    const aieng_finish *finish = event->finish;
+    const char *reason = finish->reason <= AIENG_FINISH_DEADLINE ? reasons[finish->reason] : "unknown";
+    printf("%d\t%s %" PRIu64 "%s%s\n", number, reason, finish->completion_tokens, finish->message_length ? ": " : "",
+           finish->message);
   }
   fflush(stdout);
 }
 
 int main(int argc, char **argv) {
-  uint64_t ids[MAX_REQUESTS];
+  uint64_t conversation;
   int prompts = argc - 2, running, cancelled_after = 3;
   aieng_engine_config config = {0};
-  aieng_event event = {0};
+  aieng_event events[8];
   aieng_engine *engine;
   if (prompts < 1 || prompts >= MAX_REQUESTS) {
     fprintf(stderr, "usage: stream MODEL PROMPT... (at most %d)\n", MAX_REQUESTS - 1);
@@ -94,20 +96,23 @@ int main(int argc, char **argv) {
   /* Without this, the cache is as long as one sequence, and requests wait for each other. */
   config.kv_tokens = 16384;
   check(aieng_engine_create(argv[1], &config, &engine), "load");
-  for (int i = 0; i < prompts; i++) ids[i] = submit_prompt(engine, argv[2 + i]);
-  ids[prompts] = submit_conversation(engine);
+  for (int i = 0; i < prompts; i++) submit_prompt(engine, i, argv[2 + i]);
+  conversation = submit_conversation(engine, prompts);
 
-  event.struct_size = sizeof event;
+  memset(events, 0, sizeof events);
+  events[0].struct_size = sizeof *events;
   for (running = prompts + 1; running > 0;) {
-    int number = 0;
-    check(aieng_next(engine, -1, &event), "next");
-    while (ids[number] != event.request_id) number++;
-    print_event(number, &event);
-    if (number == prompts && (event.flags & AIENG_EVENT_TOKEN) && --cancelled_after == 0)
-      check(aieng_cancel(engine, ids[prompts]), "cancel");
-    if (event.flags & AIENG_EVENT_FINISH) running--;
+    size_t count;
+    check(aieng_next(engine, events, sizeof events / sizeof *events, -1, &count), "next");
+    for (size_t i = 0; i < count; i++) {
+      int number = (int)events[i].user_data;
+      print_event(number, &events[i]);
+      if (number == prompts && (events[i].flags & AIENG_EVENT_TOKEN) && --cancelled_after == 0)
+        check(aieng_cancel(engine, conversation), "cancel");
+      if (events[i].flags & AIENG_EVENT_LAST) running--;
+    }
   }
-  check(aieng_event_clear(&event), "clear");
+  check(aieng_events_clear(events), "clear");
   check(aieng_engine_destroy(engine), "destroy");
   return 0;
 }

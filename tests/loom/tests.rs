@@ -25,7 +25,7 @@ fn pop(ring: &Ring<Box<u32>>, times: usize) -> Vec<u32> {
 fn two_producers_and_a_consumer_lose_and_repeat_nothing() {
     for capacity in [1, 2] {
         model(5, move || {
-            let ring = Arc::new(Ring::new(capacity));
+            let ring = Arc::new(Ring::new(capacity).unwrap());
             let producers = [10, 20].map(|first| {
                 let ring = Arc::clone(&ring);
                 thread::spawn(move || push_two(&ring, first))
@@ -45,7 +45,7 @@ fn two_producers_and_a_consumer_lose_and_repeat_nothing() {
 fn two_consumers_share_what_one_producer_brings() {
     for capacity in [1, 2] {
         model(5, move || {
-            let ring = Arc::new(Ring::new(capacity));
+            let ring = Arc::new(Ring::new(capacity).unwrap());
             let other = Arc::clone(&ring);
             let consumer = thread::spawn(move || pop(&other, 2));
             let other = Arc::clone(&ring);
@@ -64,7 +64,7 @@ fn two_consumers_share_what_one_producer_brings() {
 fn a_full_ring_gives_back_and_drops_what_is_left() {
     // loom reports memory that is leaked or freed twice.
     model(5, || {
-        let ring = Arc::new(Ring::new(1));
+        let ring = Arc::new(Ring::new(1).unwrap());
         let other = Arc::clone(&ring);
         let producer = thread::spawn(move || other.push(Box::new(1)).is_ok());
         let mine = ring.push(Box::new(2)).is_ok();
@@ -77,7 +77,7 @@ fn a_full_ring_gives_back_and_drops_what_is_left() {
 #[test]
 fn a_sleeper_hears_of_every_item() {
     model(5, || {
-        let shared = Arc::new((Ring::new(1), Bell::default()));
+        let shared = Arc::new((Ring::new(1).unwrap(), Bell::default()));
         let other = Arc::clone(&shared);
         let sleeper = thread::spawn(move || {
             let mut items = Vec::new();
@@ -103,7 +103,7 @@ fn a_sleeper_hears_of_every_item() {
 /// A consumer that takes up to `most` items while a producer brings two, and then polls.
 fn poll_after(most: usize) {
     model(5, move || {
-        let shared = Arc::new((Ring::new(2), Bell::default()));
+        let shared = Arc::new((Ring::new(2).unwrap(), Bell::default()));
         let descriptor = shared.1.descriptor().unwrap();
         let other = Arc::clone(&shared);
         let producer = thread::spawn(move || {

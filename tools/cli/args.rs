@@ -113,7 +113,11 @@ impl DeviceArgs {
 /// Loads a model behind a progress bar.
 pub fn load_model(path: &Path, config: &EngineConfig) -> Result<Model> {
     let progress = Progress::fraction("Loading");
-    Ok(Model::load(path, config, &mut |done| progress.set_fraction(done))?)
+    let mut show = |done| {
+        progress.set_fraction(done);
+        Ok(())
+    };
+    Ok(Model::load(path, config, &mut show)?)
 }
 
 /// Loads a model behind a progress bar and starts its engine.

@@ -2,15 +2,19 @@
 //!
 //! `check` looks at the sources and runs the tests that need no model, in the dev profile, whose debug assertions and
 //! overflow checks the release profile lacks. `test` looks at the sources too, fetches what the tests need and runs all
-//! of them on what users get, the release build; its last line reads "N passed, N failed, N skipped". `abi` writes
-//! ffi/abi.rs from include/aieng.h.
+//! of them on what users get, the release build, and the examples on an installation of it; its last line reads "N passed,
+//! N failed, N skipped". `install` lays that installation where the user wants it. `abi` writes ffi/abi.rs from
+//! include/aieng.h.
 //!
 //! Nothing here needs more than Cargo, a C compiler and Python's pip; where one of them or the network is missing, the
 //! steps that need it are skipped, and the report says so.
 
 mod abi;
 mod cargo;
+mod examples;
 mod fetch;
+mod hammer;
+mod install;
 mod libtest;
 mod models;
 mod report;
@@ -26,6 +30,10 @@ usage: cargo xtask COMMAND
   check        formatting, lints, documentation, the C ABI, and the tests that need no model
   test         the same, and all tests on the release build, models fetched first
   soak         ten minutes of random load on the engine (AIENG_SOAK_SECONDS sets another time)
+  hammer       sixteen threads call anything for a minute, under AddressSanitizer
+  install --prefix FOLDER
+               build the library in release mode and lay it there: lib/, include/, pkg-config, CMake
+  examples     install into target/tmp, and build and run the examples in C, C++, Go and Python from there
   abi          write ffi/abi.rs from include/aieng.h
   abi --check  only compare
 ";
@@ -37,6 +45,9 @@ fn main() -> ExitCode {
         ["check"] => check(),
         ["test"] => test(),
         ["soak"] => soak(),
+        ["hammer"] => one("hammer", hammer::run()),
+        ["install", "--prefix", prefix] => one("install", install::install(&absolute(prefix))),
+        ["examples"] => examples(),
         ["abi"] => one("abi", abi::write()),
         ["abi", "--check"] => one("abi", abi::compare()),
         _ => {
@@ -52,6 +63,11 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// A path of the caller's, who may be in another folder than the repository.
+fn absolute(path: &str) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
 fn one(name: &str, outcome: report::Outcome) -> Report {
@@ -107,6 +123,13 @@ fn soak() -> Report {
     report
 }
 
+fn examples() -> Report {
+    let mut report = Report::default();
+    let environment = models::fetch(&mut report);
+    examples::run(&mut report, &environment);
+    report
+}
+
 fn test() -> Report {
     let mut report = Report::default();
     look_at_sources(&mut report);
@@ -114,5 +137,6 @@ fn test() -> Report {
     let environment = models::fetch(&mut report);
     report.section("tests, release build");
     libtest::run(&mut report, &["--release"], &environment);
+    examples::run(&mut report, &environment);
     report
 }

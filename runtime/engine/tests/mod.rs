@@ -23,7 +23,7 @@ fn config() -> EngineConfig {
 
 fn engine(config: &EngineConfig) -> Engine {
     let file = Gguf::from_bytes(Path::new("tiny.gguf"), &tiny::gguf("qwen3", 2, 3).bytes()).unwrap();
-    Engine::start(Model::from_file(file, config, &mut |_| ()).unwrap(), config).unwrap()
+    Engine::start(Model::from_file(file, config, &mut |_| Ok(())).unwrap(), config).unwrap()
 }
 
 fn request(prompt: &str, max_tokens: u32) -> Request {
@@ -243,7 +243,8 @@ fn broken(steps_left: usize, logit: f32) -> Engine {
     let file = Gguf::from_bytes(Path::new("tiny.gguf"), &tiny::gguf("llama", 1, 3).bytes()).unwrap();
     let executor = Broken { device: aieng_kernels::Device::Reference, logits: vec![logit; tiny::VOCAB], steps_left };
     let sizes = Sizes { context: tiny::CONTEXT, vocab: tiny::VOCAB, blocks: 64 };
-    Engine::with_executor(executor, file.metadata(), sizes, &config()).unwrap()
+    let info = Info::new(&executor, file.metadata());
+    Engine::with_executor(executor, file.metadata(), sizes, info, &config()).unwrap()
 }
 
 #[test]

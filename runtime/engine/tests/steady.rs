@@ -14,15 +14,16 @@ fn decoding(sequences: usize) -> (StepLoop<Simulated>, Arc<Shared>) {
         kv_tokens: sequences * 2048,
         ..config()
     };
-    let (executor, sizes) = Simulated::new(&config, SimulatedCost::default());
-    let tokenizer = Arc::new(Tokenizer::from_metadata(&metadata()).unwrap());
-    let shared = Arc::new(Shared::new(sequences));
-    let mut steps = StepLoop::new(executor, sizes, &config, tokenizer, Arc::clone(&shared));
+    let (executor, sizes) = Simulated::new(&config, SimulatedCost::default()).unwrap();
+    let tokenizer = Arc::new(Tokenizer::from_metadata(&metadata().unwrap()).unwrap());
+    let shared = Arc::new(Shared::new(sequences, Log::default()).unwrap());
+    let terms = Terms::new(&executor, sizes, &config);
+    let mut steps = StepLoop::new(executor, sizes, &config, tokenizer, Arc::clone(&shared)).unwrap();
     for id in 0..sequences as u64 {
         let sampling = SamplingParams { max_tokens: 1900, ignore_eos: true, top_p: 0.9, ..Default::default() };
         let request = Request::new(vec![TokenId(id as u32 % 256); 100], sampling);
         shared.in_flight.fetch_add(1, Ordering::SeqCst);
-        let submission = Submission { id: RequestId(1 + id), request, at: Instant::now() };
+        let submission = Submission::new(RequestId(1 + id), request, &terms).unwrap();
         assert!(shared.commands.push(Command::Submit(Box::new(submission))).is_ok());
     }
     while turn(&mut steps, &shared) < sequences {}

@@ -1,0 +1,3 @@
+module aieng
+
+go 1.27
