@@ -20,6 +20,8 @@ const CACHED_BYTES: usize = 512 * 1024;
 const BAND: usize = 128;
 /// Columns of a chunk: 15 KiB of a decoded tile, and 312 KiB of a band's activations.
 const CHUNK: usize = 768;
+/// Bytes between what is worked on and what is asked for from memory. Tiles of a thread's share follow each other.
+const AHEAD: usize = 16 * 1024;
 /// Rows from which decoding to memory is worth it.
 const MANY: usize = 24;
 
@@ -270,17 +272,17 @@ unsafe fn product<S: Simd, F: Format, const R: usize>(
     unsafe {
         for block in 0..blocks {
             let tile = weights.add(block * LANES * F::BLOCK_BYTES);
-            // The next tile's: this one is worked on for long enough that memory would idle meanwhile.
-            if F::STREAMED {
-                let next = tile.wrapping_add(LANES * F::BLOCK_BYTES * blocks);
-                for line in (0..LANES * F::BLOCK_BYTES).step_by(64) {
-                    S::prefetch(next.wrapping_add(line));
-                }
-            }
             let mut first = 0;
             while first < F::BLOCK / F::SUB {
                 in_eights!(F::BLOCK / F::SUB, |i| {
                     let s = first + i;
+                    if F::STREAMED {
+                        // Spread over the sub-blocks: of many at once the last ones come too late.
+                        let lines = LANES * F::BLOCK_BYTES * F::SUB / F::BLOCK;
+                        for line in s * lines / 64..(s + 1) * lines / 64 {
+                            S::prefetch(tile.wrapping_add(AHEAD + line * 64));
+                        }
+                    }
                     let sub = F::decode::<S>(tile, s);
                     let k = block * F::BLOCK + s * F::SUB;
                     let x = x.add(k / BLOCK * record::BYTES * R);
