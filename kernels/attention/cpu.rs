@@ -18,6 +18,8 @@ const _: () = assert!(BLOCK_TOKENS == LANES, "a block's scores fill one vector")
 const TILE: usize = 8;
 /// Blocks of a chunk.
 const CHUNK: usize = 4;
+/// Rows for which computing takes less time than reading from memory.
+const FEW: usize = 4;
 /// Tokens of a chunk.
 const TOKENS: usize = CHUNK * BLOCK_TOKENS;
 
@@ -139,22 +141,24 @@ impl Tiles<'_> {
             let start = state.visible.iter().map(|v| v.start).min().unwrap_or(0) / BLOCK_TOKENS;
             let end = state.visible.iter().map(|v| v.end).max().unwrap_or(0).div_ceil(BLOCK_TOKENS);
             let (layer, layout) = (self.cache.layer(self.layer).as_ptr(), self.cache.layout(self.layer));
+            let block_at = |b: usize| {
+                let block = sequence.blocks[b] as usize;
+                Block {
+                    keys: layer.add(layout.keys_at(block, kv_head)).cast(),
+                    values: layer.add(layout.values_at(block, kv_head)).cast(),
+                }
+            };
             let mut b = start;
             while b < end {
                 let chunk_end = end.min((b / CHUNK + 1) * CHUNK);
                 let chunk_start = b / CHUNK * CHUNK;
-                let block = |i: usize| {
-                    let block = sequence.blocks[(chunk_start + i).clamp(b, chunk_end - 1)] as usize;
-                    Block {
-                        keys: layer.add(layout.keys_at(block, kv_head)).cast(),
-                        values: layer.add(layout.values_at(block, kv_head)).cast(),
-                    }
-                };
+                let block = |i: usize| block_at((chunk_start + i).clamp(b, chunk_end - 1));
                 let blocks = std::array::from_fn(block);
-                state.chunk(
-                    chunk_start * BLOCK_TOKENS,
-                    &Chunk { first: b - chunk_start, last: chunk_end - chunk_start, blocks },
-                );
+                // Of the chunk after this one, or of this one again.
+                let ahead = |i: usize| block_at((chunk_start + CHUNK + i).min(end - 1));
+                let next = std::array::from_fn(ahead);
+                let (first, last) = (b - chunk_start, chunk_end - chunk_start);
+                state.chunk(chunk_start * BLOCK_TOKENS, &Chunk { first, last, blocks, next });
                 b = chunk_end;
             }
             for r in 0..count {
@@ -179,6 +183,8 @@ struct Chunk<B> {
     first: usize,
     last: usize,
     blocks: [Block<B>; CHUNK],
+    /// What will be read after: few rows are done before memory has answered, unless it was asked a chunk ahead.
+    next: [Block<B>; CHUNK],
 }
 
 /// R rows of an online softmax.
@@ -276,6 +282,9 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
             for step in 0..self.dim / E::PAIRING {
                 for (n, sums) in sums.iter_mut().enumerate() {
                     let k = E::load::<S>(chunk.blocks[b + n].keys.add(step * LANES * E::PAIRING));
+                    if R <= FEW {
+                        S::prefetch(chunk.next[b + n].keys.wrapping_add(step * LANES * E::PAIRING).cast());
+                    }
                     for (r, sum) in sums.iter_mut().enumerate() {
                         *sum = E::fma::<S>(k, *q.add(step * R + r), *sum);
                     }
@@ -362,7 +371,11 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
                 for b in chunk.first..chunk.last {
                     let (from, to) = lanes(b, seen.start, seen.end);
                     for step in from / E::PAIRING..to.div_ceil(E::PAIRING) {
-                        let mut v = E::load::<S>(chunk.blocks[b].values.add((step * self.dim + d) * E::PAIRING));
+                        let at = (step * self.dim + d) * E::PAIRING;
+                        let mut v = E::load::<S>(chunk.blocks[b].values.add(at));
+                        if R <= FEW {
+                            S::prefetch(chunk.next[b].values.wrapping_add(at).cast());
+                        }
                         if step * E::PAIRING < from {
                             v = E::one_of_pair::<S>(v, true);
                         }

