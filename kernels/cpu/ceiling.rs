@@ -222,8 +222,8 @@ fn int8_rate(cpu: &Cpu) -> Option<f64> {
         // SAFETY: the device was made for an instruction set that this machine has.
         Isa::Avx2 => Some(x86::OPERATIONS_MADDUBS * best_rate(cpu, &|_, rounds| unsafe { x86::maddubs(rounds) })),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
         Isa::Avx512 | Isa::Avx512Bf16 => {
+            // SAFETY: as above.
             Some(x86::OPERATIONS_DPBUSD * best_rate(cpu, &|_, rounds| unsafe { x86::dpbusd(rounds) }))
         }
         #[cfg(not(target_arch = "x86_64"))]
