@@ -241,8 +241,8 @@ impl<F: Format> QuantTiles<'_, F> {
     }
 }
 
-/// Evaluates `$body` for `$i` from 0 to 7, or to before `$n`, each time with a constant: shifts and offsets of sub-blocks are
-/// then immediates, which makes the K formats three times faster.
+/// Evaluates `$body` for `$i` from 0 to 7, or to before `$n`, each time with a constant: shifts and offsets of sub-blocks,
+/// and which lines are prefetched, are then immediates.
 macro_rules! in_eights {
     ($n:expr, |$i:ident| $body:block) => {
         in_eights!(@ $n, $i, $body, 0 1 2 3 4 5 6 7)
