@@ -75,7 +75,7 @@ fn row(
         bytes: sequences * blocks * cache.block_bytes(0),
         footprint: cache.bytes(),
         operations: 4 * pairs * cols,
-        arithmetic: Arithmetic::F32,
+        arithmetic: if dtype == KvDType::BF16 { Arithmetic::Bf16 } else { Arithmetic::F32 },
     };
     bench.row(cells, work, &mut || {
         let out = &mut TensorMut::new(&mut out, rows, cols);

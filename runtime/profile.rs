@@ -244,6 +244,7 @@ mod tests {
     use crate::engine::{DeviceConfig, EngineConfig};
     use crate::load::Gguf;
     use crate::model::tiny;
+    use aieng_kernels::KvDType;
     use std::path::Path;
 
     fn model(architecture: &str) -> Model {
@@ -271,11 +272,13 @@ mod tests {
         assert_eq!(decode.total, decode.operations.iter().map(|part| part.time).sum());
         assert_eq!(decode.operations.len(), Op::ALL.len());
         assert!(decode.operations.iter().all(|part| !part.time.is_zero()), "{decode:?}");
-        // Down: 2 layers of [64, 96], 4 rows. Attention: 21 positions of 4 heads of 32, and 2 KV heads in f16.
+        // Down: 2 layers of [64, 96], 4 rows. Attention: 21 positions of 4 heads of 32, and 2 KV heads of 16 bits.
         let down = part(&decode, Op::Down).work.unwrap();
         assert_eq!(down.operations, 2 * (64 * 96) * 2 * 4);
         let attention = part(&decode, Op::Attention).work.unwrap();
-        let arithmetic = Arithmetic::F32;
+        // The cache's own, which follows the machine.
+        let bf16 = model.kv_memory().0 == KvDType::BF16;
+        let arithmetic = if bf16 { Arithmetic::Bf16 } else { Arithmetic::F32 };
         let (bytes, operations) = (2 * 4 * 21 * (2 * 2 * 32 * 2), 2 * 4 * 21 * (4 * 4 * 32));
         assert_eq!(attention, Work { bytes, operations, arithmetic });
         assert_eq!(part(&decode, Op::Norm).work, None);

@@ -2,8 +2,9 @@
 //!
 //! For the token at position `p` of a sequence and query head `h`, with `g = h / (heads / kv_heads)`:
 //! `out = Σ_j softmax_j(cap(scale * q · k_g[j])) v_g[j]` over the positions `j <= p`, and with a window `j > p - window`;
-//! `cap(s)` is `softcap * tanh(s / softcap)` or nothing. Keys are visited block by block in the order of positions, with a
-//! running maximum (online softmax, arXiv:1805.02867), so the order of every sum follows from the position alone.
+//! `cap(s)` is `softcap * tanh(s / softcap)` or nothing. Keys are visited in chunks of 64 positions, in their order, with a
+//! running maximum (online softmax, arXiv:1805.02867), so the order of every sum follows from the position alone. On the CPU
+//! queries and weights are rounded to bf16 where the cache is bf16.
 
 mod cpu;
 mod reference;

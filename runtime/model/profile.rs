@@ -7,7 +7,7 @@ use super::Model;
 use super::weights::LayerWeights;
 use crate::batch::Batch;
 use aieng_kernels::cpu::ceiling::Arithmetic;
-use aieng_kernels::{BLOCK_TOKENS, Weight};
+use aieng_kernels::{BLOCK_TOKENS, KvDType, Weight};
 use std::ops::Add;
 use std::time::{Duration, Instant};
 
@@ -151,7 +151,8 @@ impl Model {
     }
 
     fn attention_work(&self, batch: &Batch) -> Work {
-        let mut work = Work { bytes: 0, operations: 0, arithmetic: Arithmetic::F32 };
+        let arithmetic = if self.cache.dtype() == KvDType::BF16 { Arithmetic::Bf16 } else { Arithmetic::F32 };
+        let mut work = Work { bytes: 0, operations: 0, arithmetic };
         for (i, layer) in self.spec.layers.iter().enumerate() {
             let token_bytes = self.cache.block_bytes(i) / BLOCK_TOKENS;
             for (lens, &context) in batch.cu_seqlens_q.windows(2).zip(&batch.context_lens) {
