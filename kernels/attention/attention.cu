@@ -70,7 +70,7 @@ DEVICE void score(float (&s)[S::SCORES][4], const uint32_t (&q)[S::STEPS][4], co
 template <class S> DEVICE void bend(const Args& a, float (&s)[S::SCORES][4]) {
     for (int n = 0; n < S::SCORES; n++)
         for (int e = 0; e < 4; e++)
-            s[n][e] = fmaf(-2.0f * a.softcap, rcp_approx(1.0f + exp2_approx(s[n][e] * a.bend)), a.softcap);
+            s[n][e] = a.softcap - __fdividef(2.0f * a.softcap, 1.0f + exp2_approx(s[n][e] * a.bend));
 }
 
 /// Takes what the rows do not see out of the scores of the tile at `position`.
@@ -89,8 +89,8 @@ template <class S> DEVICE void find_greatest(float (&top)[2], const float (&s)[S
     for (int n = 0; n < S::SCORES; n++)
         for (int e = 0; e < 4; e++) top[e / 2] = fmaxf(top[e / 2], s[n][e]);
     for (int h = 0; h < 2; h++) {
-        top[h] = fmaxf(top[h], __shfl_xor_sync(ALL, top[h], 1));
-        top[h] = fmaxf(top[h], __shfl_xor_sync(ALL, top[h], 2));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(ALL_LANES, top[h], 1));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(ALL_LANES, top[h], 2));
     }
     if (S::COL_WARPS == 1) return;
     float* maxima = reinterpret_cast<float*>(w.shared + S::MAXIMA_AT) + w.row * S::COL_WARPS * 16;
@@ -157,7 +157,7 @@ DEVICE void meet(const Args& a, Sums<S>& piece, const uint32_t (&q)[S::STEPS][4]
         piece.greatest[h] = top[h];
     }
     // Mostly the greatest score is an old one: then this would multiply by 1.
-    if (__any_sync(ALL, keep[0] != 1.0f || keep[1] != 1.0f)) {
+    if (__any_sync(ALL_LANES, keep[0] != 1.0f || keep[1] != 1.0f)) {
         for (int n = 0; n < S::OUTS; n++)
             for (int e = 0; e < 4; e++) piece.o[n][e] *= keep[e / 2];
         for (int e = 0; e < 4; e++) piece.weight[e] *= keep[e / 2];

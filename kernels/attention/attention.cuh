@@ -11,7 +11,6 @@ namespace attention {
 constexpr uint32_t TILE = 64;    // positions that are met at once
 constexpr uint32_t PIECE = 256;  // positions that are summed before they go into the totals
 constexpr uint32_t WEIGHT_ROW_BYTES = 2 * TILE + 16;
-constexpr unsigned ALL = 0xffffffff;
 #define NOTHING (-INFINITY)
 
 struct Args {
@@ -76,8 +75,8 @@ template <int ROWS> DEVICE Extent extent_of(const Args& a, uint32_t s) {
     if (e.rows <= a.min_rows || e.rows > a.max_rows || e.context < q_len) return e;
     e.first_end = e.context - q_len + 1;
     e.first_piece = start_of(a, e.first_end) / PIECE;
-    e.pieces = (e.context + PIECE - 1) / PIECE - e.first_piece;
-    e.row_tiles = (e.rows + ROWS - 1) / ROWS;
+    e.pieces = ceil_div(e.context, PIECE) - e.first_piece;
+    e.row_tiles = ceil_div(e.rows, ROWS);
     return e;
 }
 
@@ -104,8 +103,8 @@ template <int ROWS> struct Plan {
             whole += e.row_tiles;
             pieces += e.row_tiles * e.pieces;
         }
-        whole = __reduce_add_sync(ALL, whole) * a.kv_heads;
-        pieces = __reduce_add_sync(ALL, pieces) * a.kv_heads;
+        whole = __reduce_add_sync(ALL_LANES, whole) * a.kv_heads;
+        pieces = __reduce_add_sync(ALL_LANES, pieces) * a.kv_heads;
         split = whole < a.split_below && pieces <= a.capacity;
         items = split ? pieces : whole;
     }
@@ -115,15 +114,15 @@ template <int ROWS> struct Plan {
             Extent e = extent_of<ROWS>(a, sequence + lane);
             uint32_t count = e.row_tiles * a.kv_heads * (split ? e.pieces : 1), upto = count;
             for (int d = 1; d < 32; d *= 2) {
-                uint32_t below = __shfl_up_sync(ALL, upto, d);
+                uint32_t below = __shfl_up_sync(ALL_LANES, upto, d);
                 if (lane >= uint32_t(d)) upto += below;
             }
-            uint32_t holders = __ballot_sync(ALL, number - before < upto);
+            uint32_t holders = __ballot_sync(ALL_LANES, number - before < upto);
             if (holders != 0) {
                 int holder = __ffs(holders) - 1;
-                return item(a, sequence + holder, number, before + __shfl_sync(ALL, upto - count, holder));
+                return item(a, sequence + holder, number, before + __shfl_sync(ALL_LANES, upto - count, holder));
             }
-            before += __shfl_sync(ALL, upto, 31);
+            before += __shfl_sync(ALL_LANES, upto, 31);
         }
     }
 
@@ -142,7 +141,7 @@ template <int ROWS> struct Plan {
         i.first_row = (e.row_tiles - 1 - row_tile) * ROWS;
         uint32_t last_row = min(i.first_row + ROWS, e.rows) - 1;
         i.tile = start_of(a, e.first_end + i.first_row / a.group) / TILE;
-        i.end_tile = (e.first_end + last_row / a.group + TILE - 1) / TILE;
+        i.end_tile = ceil_div(e.first_end + last_row / a.group, TILE);
         i.number = number;
         i.number_stride = e.row_tiles * a.kv_heads;
         i.first_number = number - piece * i.number_stride;
@@ -200,7 +199,7 @@ template <class S> struct Copier {
     }
 
     DEVICE const unsigned char* source(uint32_t tile, uint32_t row, bool values) const {
-        uint32_t block = __shfl_sync(ALL, ids, tile % 8 * 4 + row / kv::BLOCK);
+        uint32_t block = __shfl_sync(ALL_LANES, ids, tile % 8 * 4 + row / kv::BLOCK);
         return head_keys + size_t(block) * layout.block + (values ? layout.side : 0);
     }
 

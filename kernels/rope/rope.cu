@@ -11,7 +11,6 @@ constexpr uint32_t WARPS = 4;
 constexpr uint32_t MAX_DIM = 512;
 constexpr int COUPLES = MAX_DIM / 64; // neighbouring elements that a lane holds: 2 (lane + 32 i) and the next
 constexpr uint32_t NO_SLOT = 0xffffffff;
-constexpr unsigned ALL = 0xffffffff;
 
 struct Head {
     float x[COUPLES][2];
@@ -88,7 +87,7 @@ struct Head {
                 bad |= !(fabsf(x[i][e]) < INFINITY);
             }
         greatest = warp_max(greatest);
-        bad = __any_sync(ALL, bad);
+        bad = __any_sync(ALL_LANES, bad);
         float inverse = greatest > 0.0f ? 127.0f / greatest : 0.0f;
         for (int i = 0; i < COUPLES; i++)
             for (int e = 0; e < 2; e++)
