@@ -1,4 +1,4 @@
-// out = act(gate) * up, both side by side (mod.rs has the contract).
+//! out = act(gate) * up, both side by side (mod.rs has the contract).
 #include "ptx.cuh"
 
 #include "common.cuh"
@@ -7,7 +7,7 @@
 
 namespace act_mul {
 
-__device__ __forceinline__ uint32_t pair(uint32_t gate, uint32_t up, uint32_t gelu) {
+DEVICE uint32_t pair(uint32_t gate, uint32_t up, uint32_t gelu) {
     return pack_bf16(activation::apply(bf16_low(gate), gelu) * bf16_low(up),
                      activation::apply(bf16_high(gate), gelu) * bf16_high(up));
 }

@@ -1,4 +1,4 @@
-// Rows of a packed weight, decoded (mod.rs has the contract).
+//! Rows of a packed weight, decoded (mod.rs has the contract).
 #include "ptx.cuh"
 
 #include "common.cuh"
@@ -10,7 +10,7 @@ namespace embed {
 /// A block has a token, a thread eight columns of it: what a lane of a product has of one row. A row that does not exist is
 /// zeros.
 template <class F>
-__device__ __forceinline__ void row(const unsigned char* w, uint32_t rows, uint32_t cols, uint32_t id, float scale,
+DEVICE void row(const unsigned char* w, uint32_t rows, uint32_t cols, uint32_t id, float scale,
                                     float* out) {
     const uint32_t g = id % 8, h = id / 8 % 2;
     for (uint32_t i = threadIdx.x; i < cols / 8; i += blockDim.x) {

@@ -1,5 +1,5 @@
-// Few rows of x: what counts is to read W at the memory's speed. A warp has a segment of K and MT tiles of 16 rows of W, which
-// come through a ring of its own; x comes from the caches. Warps of a block have the segments of the same rows of W.
+//! Few rows of x: what counts is to read W at the memory's speed. A warp has a segment of K and MT tiles of 16 rows of W, which
+//! come through a ring of its own; x comes from the caches. Warps of a block have the segments of the same rows of W.
 #pragma once
 
 #include "tile.cuh"
@@ -9,7 +9,7 @@ namespace linear {
 /// Bytes of shared memory for each warp.
 template <class F, int MT, int RING> constexpr uint32_t FEW_BYTES = RING * MT * STAGE_BYTES<F>;
 
-template <class F, int NT, int MT, int RING> __device__ __forceinline__ void few(const Problem& p, unsigned char* shared) {
+template <class F, int NT, int MT, int RING> DEVICE void few(const Problem& p, unsigned char* shared) {
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t tile = blockIdx.x * MT, token = blockIdx.y * 8 * NT;
     const uint32_t begin = segment_begin(p.cols, warp), end = segment_begin(p.cols, warp + 1);

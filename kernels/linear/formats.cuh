@@ -1,10 +1,10 @@
-// Decoders: how a lane gets its part of a block (16 rows by 32 columns) of each format, as A operands of mma.m16n8k16.
-//
-// A record holds whole blocks of 16 rows in exactly the bytes that the file has for them (pack.rs writes them): first the
-// codes, block by block, a lane's together; then what is above four bits of each code, likewise; then scales. Codes become
-// bf16 integers, exactly: 128 + n has n in its mantissa's low bits, and 128 + zero is subtracted. With lane = 4 g + t, a
-// lane has rows g and g + 8, and columns 8 t .. 8 t + 8 (SUB 32) or 4 t .. 4 t + 4 of each half (SUB 16), so that it finds
-// its share of x side by side.
+//! Decoders: how a lane gets its part of a block (16 rows by 32 columns) of each format, as A operands of mma.m16n8k16.
+//!
+//! A record holds whole blocks of 16 rows in exactly the bytes that the file has for them (pack.rs writes them): first the
+//! codes, block by block, a lane's together; then what is above four bits of each code, likewise; then scales. Codes become
+//! bf16 integers, exactly: 128 + n has n in its mantissa's low bits, and 128 + zero is subtracted. With lane = 4 g + t, a
+//! lane has rows g and g + 8, and columns 8 t .. 8 t + 8 (SUB 32) or 4 t .. 4 t + 4 of each half (SUB 16), so that it finds
+//! its share of x side by side.
 #pragma once
 
 namespace linear {
@@ -24,7 +24,7 @@ constexpr uint32_t BASE = 0x43004300;
 
 /// The upper bits of pair `j` of a lane's codes, moved to bit 4 of both halves; a word holds the pairs' first codes below and
 /// their second ones above.
-template <int BITS> __device__ __forceinline__ uint32_t upper(uint32_t word, int j) {
+template <int BITS> DEVICE uint32_t upper(uint32_t word, int j) {
     constexpr uint32_t mask = ((1u << BITS) - 1) * 0x00100010u;
     int shift = BITS * j - 4;
     return (shift < 0 ? word << -shift : word >> shift) & mask;
@@ -33,7 +33,7 @@ template <int BITS> __device__ __forceinline__ uint32_t upper(uint32_t word, int
 /// Sixteen codes of 4 bits and BITS more: a word a row, pair p in nibbles p and p + 4. `zero[h]` holds twice 128 + the code
 /// that stands for zero.
 template <int BITS>
-__device__ __forceinline__ void codes(uint32_t (&a)[2][4], uint2 words, uint32_t high, const uint32_t (&zero)[2]) {
+DEVICE void codes(uint32_t (&a)[2][4], uint2 words, uint32_t high, const uint32_t (&zero)[2]) {
     uint32_t rows[2] = {words.x, words.y};
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -47,14 +47,14 @@ __device__ __forceinline__ void codes(uint32_t (&a)[2][4], uint2 words, uint32_t
 }
 
 /// 16 bits, the first codes' in the lower byte, as `upper` wants them.
-__device__ __forceinline__ uint32_t spread(uint16_t bits) { return __byte_perm(bits, 0, 0x4140); }
+DEVICE uint32_t spread(uint16_t bits) { return __byte_perm(bits, 0, 0x4140); }
 
-template <class T> __device__ __forceinline__ T at(const unsigned char* p, uint32_t index) {
+template <class T> DEVICE T at(const unsigned char* p, uint32_t index) {
     return reinterpret_cast<const T*>(p)[index];
 }
 
 /// Two f16, the lower one first.
-__device__ __forceinline__ void halves(float (&out)[2], uint32_t word) {
+DEVICE void halves(float (&out)[2], uint32_t word) {
     out[0] = to_float(f16{uint16_t(word)});
     out[1] = to_float(f16{uint16_t(word >> 16)});
 }
@@ -63,12 +63,12 @@ __device__ __forceinline__ void halves(float (&out)[2], uint32_t word) {
 constexpr uint32_t MAGIC = 0x4B000000;
 
 /// Byte `i` of a word, less `zero`.
-__device__ __forceinline__ float byte_of(uint32_t word, int i, float zero) {
+DEVICE float byte_of(uint32_t word, int i, float zero) {
     return __uint_as_float(__byte_perm(word, MAGIC, 0x7440 | i)) - (8388608.0f + zero);
 }
 
 /// The six bits from `shift` on.
-__device__ __forceinline__ float six_bits(uint32_t word, int shift) {
+DEVICE float six_bits(uint32_t word, int shift) {
     return __uint_as_float(lop3<AND_OR>(word >> shift, 63u, MAGIC)) - 8388608.0f;
 }
 
@@ -77,7 +77,7 @@ template <int HIGH, bool MIN> struct Simple {
     static constexpr int COLS = 32, BYTES = 16 * (18 + 4 * HIGH + 2 * MIN), STAGE = 256, SUB = 32;
     static constexpr bool SCALED = true, MINIMA = MIN;
 
-    __device__ static __forceinline__ Block<1> block(const unsigned char* record, uint32_t, uint32_t lane) {
+    DEVICE static Block<1> block(const unsigned char* record, uint32_t, uint32_t lane) {
         Block<1> out;
         const unsigned char* scales = record + 256 + 64 * HIGH;
         uint32_t high = HIGH ? spread(at<uint16_t>(record + 256, lane)) : 0;
@@ -103,7 +103,7 @@ struct q8_0 {
     static constexpr int COLS = 32, BYTES = 16 * 34, STAGE = 128, SUB = 32;
     static constexpr bool SCALED = true, MINIMA = false;
 
-    __device__ static __forceinline__ Block<1> block(const unsigned char* record, uint32_t, uint32_t lane) {
+    DEVICE static Block<1> block(const unsigned char* record, uint32_t, uint32_t lane) {
         Block<1> out;
         uint4 words = at<uint4>(record, lane);
         uint32_t word[4] = {words.x, words.y, words.z, words.w};
@@ -125,7 +125,7 @@ template <int HIGH> struct K {
     static constexpr int COLS = 256, BYTES = 16 * (144 + 32 * HIGH), STAGE = 256, SUB = 32;
     static constexpr bool SCALED = true, MINIMA = true;
 
-    __device__ static __forceinline__ Block<1> block(const unsigned char* record, uint32_t b, uint32_t lane) {
+    DEVICE static Block<1> block(const unsigned char* record, uint32_t b, uint32_t lane) {
         Block<1> out;
         const unsigned char* scales = record + 8 * (256 + 64 * HIGH);
         uint32_t high = HIGH ? spread(at<uint16_t>(record + 2048, 32 * b + lane)) : 0;
@@ -151,7 +151,7 @@ struct q6_k {
     static constexpr int COLS = 256, BYTES = 16 * 210, STAGE = 256, SUB = 16;
     static constexpr bool SCALED = true, MINIMA = false;
 
-    __device__ static __forceinline__ Block<2> block(const unsigned char* record, uint32_t b, uint32_t lane) {
+    DEVICE static Block<2> block(const unsigned char* record, uint32_t b, uint32_t lane) {
         Block<2> out;
         const unsigned char* scales = record + 8 * (256 + 128);
         const uint32_t z = BASE + 0x00200020;
@@ -171,7 +171,7 @@ template <int GROUP> struct Int4 {
     static constexpr int COLS = GROUP, BYTES = 8 * GROUP + 48, STAGE = 256, SUB = 32;
     static constexpr bool SCALED = true, MINIMA = false;
 
-    __device__ static __forceinline__ Block<1> block(const unsigned char* record, uint32_t b, uint32_t lane) {
+    DEVICE static Block<1> block(const unsigned char* record, uint32_t b, uint32_t lane) {
         Block<1> out;
         const unsigned char* scales = record + 8 * GROUP;
         uint32_t zeros = at<uint16_t>(scales + 32, lane / 4);
@@ -189,7 +189,7 @@ struct bf16_rows {
     static constexpr int COLS = 32, BYTES = 16 * 64, STAGE = 64, SUB = 32;
     static constexpr bool SCALED = false, MINIMA = false;
 
-    __device__ static __forceinline__ Block<1> block(const unsigned char* record, uint32_t, uint32_t lane) {
+    DEVICE static Block<1> block(const unsigned char* record, uint32_t, uint32_t lane) {
         Block<1> out;
 #pragma unroll
         for (int h = 0; h < 2; h++) {

@@ -1,4 +1,4 @@
-// y = x W' + b for W in each format (mod.rs has the contract, cuda.rs chooses the kernel).
+//! y = x W' + b for W in each format (mod.rs has the contract, cuda.rs chooses the kernel).
 #include "ptx.cuh"
 
 #include "common.cuh"

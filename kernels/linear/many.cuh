@@ -1,5 +1,5 @@
-// Many rows of x: a block has 128 rows of W and 128 of x, a warp 32 by 64 of them; both come through rings in shared memory, x
-// by 64 columns a step, W by a stage of the format. A block walks all segments of K.
+//! Many rows of x: a block has 128 rows of W and 128 of x, a warp 32 by 64 of them; both come through rings in shared memory, x
+//! by 64 columns a step, W by a stage of the format. A block walks all segments of K.
 #pragma once
 
 #include "tile.cuh"
@@ -18,12 +18,12 @@ template <class F>
 constexpr uint32_t MANY_BYTES = X_RING * X_BYTES + W_RING<F> * TILES * STAGE_BYTES<F> + (F::MINIMA ? SUMS_BYTES : 0);
 
 /// Where 16 bytes of a token's step lie: turned by the token, so that lanes that read together meet different banks.
-__device__ __forceinline__ uint32_t x_offset(uint32_t token, uint32_t chunk) {
+DEVICE uint32_t x_offset(uint32_t token, uint32_t chunk) {
     return token * (STEP * 2) + ((chunk ^ ((token & 1) << 2 | (token & 2))) << 4);
 }
 
 /// `share` from a step in shared memory.
-template <class F> __device__ __forceinline__ Share staged(const unsigned char* x, uint32_t token, uint32_t b, uint32_t t) {
+template <class F> DEVICE Share staged(const unsigned char* x, uint32_t token, uint32_t b, uint32_t t) {
     if (F::SUB == 32) {
         uint4 v = *reinterpret_cast<const uint4*>(x + x_offset(token, 4 * b + t));
         return {{{v.x, v.y}, {v.z, v.w}}};
@@ -35,7 +35,7 @@ template <class F> __device__ __forceinline__ Share staged(const unsigned char* 
 
 /// Starts the copies of a step: x, and W where one of its stages begins. Tokens and rows of W that do not exist stay what they
 /// were: no sum that is kept meets them.
-template <class F> __device__ __forceinline__ void load_step(const Problem& p, unsigned char* shared, uint32_t step) {
+template <class F> DEVICE void load_step(const Problem& p, unsigned char* shared, uint32_t step) {
     const uint32_t first = step * STEP;
     if (first < p.cols) {
         unsigned char* x = shared + step % X_RING * X_BYTES;
@@ -60,7 +60,7 @@ template <class F> __device__ __forceinline__ void load_step(const Problem& p, u
     cp_async_commit();
 }
 
-template <class F> __device__ __forceinline__ void many(const Problem& p, unsigned char* shared) {
+template <class F> DEVICE void many(const Problem& p, unsigned char* shared) {
     constexpr int MT = 2, NT = 8;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t tile = warp % 4 * MT, token = warp / 4 * (8 * NT);

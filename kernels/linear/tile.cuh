@@ -1,4 +1,4 @@
-// What both matrix kernels share, so that they add in the same order: a block's product, the segments of K, the epilogue.
+//! What both matrix kernels share, so that they add in the same order: a block's product, the segments of K, the epilogue.
 #pragma once
 
 #include "../act_mul/activation.cuh"
@@ -22,11 +22,11 @@ enum Output : uint32_t { OUT_BF16 = 0, OUT_F32 = 1, OUT_SILU = 2, OUT_GELU = 3 }
 /// added in order: so warps can share a row's sum, and its bits do not depend on whether they do.
 constexpr uint32_t UNIT = 256, MAX_SEGMENTS = 8;
 
-__device__ __forceinline__ uint32_t units(uint32_t cols) { return (cols + UNIT - 1) / UNIT; }
+DEVICE uint32_t units(uint32_t cols) { return (cols + UNIT - 1) / UNIT; }
 
-__device__ __forceinline__ uint32_t segments(uint32_t cols) { return min(units(cols), MAX_SEGMENTS); }
+DEVICE uint32_t segments(uint32_t cols) { return min(units(cols), MAX_SEGMENTS); }
 
-__device__ __forceinline__ uint32_t segment_begin(uint32_t cols, uint32_t segment) {
+DEVICE uint32_t segment_begin(uint32_t cols, uint32_t segment) {
     return min(cols, segment * units(cols) / segments(cols) * UNIT);
 }
 
@@ -34,18 +34,18 @@ __device__ __forceinline__ uint32_t segment_begin(uint32_t cols, uint32_t segmen
 template <class F> constexpr uint32_t STAGE_BYTES = F::STAGE / F::COLS * F::BYTES;
 
 /// Tiles of 16 rows.
-__device__ __forceinline__ uint32_t tiles(const Problem& p) {
+DEVICE uint32_t tiles(const Problem& p) {
     uint32_t rows = p.output >= OUT_SILU ? 2 * p.features : p.features;
     return (rows + 15) / 16;
 }
 
 /// Where the records of `tile` are that hold column `col`.
-template <class F> __device__ __forceinline__ const unsigned char* records(const Problem& p, uint32_t tile, uint32_t col) {
+template <class F> DEVICE const unsigned char* records(const Problem& p, uint32_t tile, uint32_t col) {
     return p.w + (size_t(tile) * (p.cols / F::COLS) + col / F::COLS) * F::BYTES;
 }
 
 /// Block number `b` of the records at `from`.
-template <class F> __device__ __forceinline__ auto block_at(const unsigned char* from, uint32_t b, uint32_t lane) {
+template <class F> DEVICE auto block_at(const unsigned char* from, uint32_t b, uint32_t lane) {
     constexpr uint32_t blocks = F::COLS / 32;
     return F::block(from + b / blocks * F::BYTES, b % blocks, lane);
 }
@@ -56,7 +56,7 @@ struct Share {
 };
 
 /// From the token's row, at the block's first column. What column a lane has is the format's.
-template <class F> __device__ __forceinline__ Share share(const bf16* x, uint32_t t) {
+template <class F> DEVICE Share share(const bf16* x, uint32_t t) {
     if (F::SUB == 32) {
         uint4 v = *reinterpret_cast<const uint4*>(x + 8 * t);
         return {{{v.x, v.y}, {v.z, v.w}}};
@@ -67,7 +67,7 @@ template <class F> __device__ __forceinline__ Share share(const bf16* x, uint32_
 }
 
 /// The sums of x over a block, of tokens 2 t and 2 t + 1.
-__device__ __forceinline__ float2 sums(const Share& x) {
+DEVICE float2 sums(const Share& x) {
     const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
     float sum[4] = {};
     mma_bf16(sum, ones, x.b[0]);
@@ -77,7 +77,7 @@ __device__ __forceinline__ float2 sums(const Share& x) {
 
 /// acc += a block's product with 8 tokens.
 template <class F, int SCALES>
-__device__ __forceinline__ void multiply(float (&acc)[4], const Block<SCALES>& w, const Share& x, float2 sum) {
+DEVICE void multiply(float (&acc)[4], const Block<SCALES>& w, const Share& x, float2 sum) {
     if constexpr (!F::SCALED) {
         mma_bf16(acc, w.a[0], x.b[0]);
         mma_bf16(acc, w.a[1], x.b[1]);
@@ -99,7 +99,7 @@ __device__ __forceinline__ void multiply(float (&acc)[4], const Block<SCALES>& w
 
 /// Puts a fragment into an array of tokens, FEATURES + 4 floats each: four more, so that its lanes meet different banks.
 template <int FEATURES>
-__device__ __forceinline__ void put(float* tokens, const float (&acc)[4], uint32_t token, uint32_t feature, uint32_t lane) {
+DEVICE void put(float* tokens, const float (&acc)[4], uint32_t token, uint32_t feature, uint32_t lane) {
     float* at = tokens + (token + lane % 4 * 2) * (FEATURES + 4) + feature + lane / 4;
     at[0] = acc[0];
     at[FEATURES + 4] = acc[1];
@@ -109,7 +109,7 @@ __device__ __forceinline__ void put(float* tokens, const float (&acc)[4], uint32
 
 /// The block's result: adds `parts` arrays of `tokens` tokens by FEATURES rows of W in order, then bias and activation.
 template <int FEATURES>
-__device__ __forceinline__ void finish(const Problem& p, const float* sums, uint32_t parts, uint32_t tokens, uint32_t token,
+DEVICE void finish(const Problem& p, const float* sums, uint32_t parts, uint32_t tokens, uint32_t token,
                                        uint32_t row) {
     const bool gated = p.output >= OUT_SILU;
     const uint32_t width = gated ? FEATURES / 2 : FEATURES, part = tokens * (FEATURES + 4);
