@@ -10,18 +10,24 @@
 //! holds depends on that row's own input alone, bit for bit, also on the order in which lanes run. Activations are bf16
 //! but for the residual stream and logits, which are f32; sums are f32.
 
+#[path = "../attention/cuda.rs"]
+pub mod attention;
 mod driver;
 #[cfg(feature = "emulate")]
 mod emulator;
 mod error;
 mod gpu;
+#[path = "../kv_write/cuda.rs"]
+pub mod kv_write;
 #[cfg(feature = "cuda")]
 mod nvidia;
+#[path = "../rope/cuda.rs"]
+pub mod rope;
 mod tensor;
 #[cfg(test)]
 mod testing;
 
-pub use driver::{Arg, DevicePtr, Launch};
+pub use driver::{Arg, DevicePtr, Launch, Properties};
 pub use error::GpuError;
 pub use gpu::{Gpu, GpuBuffer, Graph, PinnedBuffer};
 pub use tensor::{Element, GpuTensor};
