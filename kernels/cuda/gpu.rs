@@ -1,7 +1,7 @@
 //! A device, its memory, and the one launcher.
 
 use crate::driver::{Driver, GraphId};
-use crate::{Arg, DevicePtr, GpuError, Launch};
+use crate::{Arg, DevicePtr, GpuError, Launch, Properties};
 use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 
@@ -54,6 +54,11 @@ impl Gpu {
     /// The device's own name.
     pub fn name(&self) -> &str {
         self.0.driver.name()
+    }
+
+    /// What launches are fitted to.
+    pub fn properties(&self) -> Properties {
+        self.0.driver.properties()
     }
 
     /// Free and total bytes of the device's memory.

@@ -12,6 +12,8 @@
 
 #[path = "../act_mul/cuda.rs"]
 pub mod act_mul;
+#[path = "../attention/cuda.rs"]
+pub mod attention;
 mod driver;
 #[path = "../embed/cuda.rs"]
 pub mod embed;
@@ -21,13 +23,17 @@ mod error;
 mod gpu;
 #[path = "../linear/cuda.rs"]
 pub mod linear;
+#[path = "../kv_write/cuda.rs"]
+pub mod kv_write;
 #[cfg(feature = "cuda")]
 mod nvidia;
+#[path = "../rope/cuda.rs"]
+pub mod rope;
 mod tensor;
 #[cfg(test)]
 mod testing;
 
-pub use driver::{Arg, DevicePtr, Launch};
+pub use driver::{Arg, DevicePtr, Launch, Properties};
 pub use error::GpuError;
 pub use gpu::{Gpu, GpuBuffer, Graph, PinnedBuffer};
 pub use tensor::{Element, GpuTensor};
