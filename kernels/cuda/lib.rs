@@ -23,6 +23,8 @@ mod gpu;
 pub mod linear;
 #[cfg(feature = "cuda")]
 mod nvidia;
+#[path = "../rms_norm/cuda.rs"]
+pub mod rms_norm;
 mod tensor;
 #[cfg(test)]
 mod testing;
