@@ -20,13 +20,17 @@ pub mod embed;
 #[cfg(feature = "emulate")]
 mod emulator;
 mod error;
+#[path = "../gather/cuda.rs"]
+pub mod gather;
 mod gpu;
-#[path = "../linear/cuda.rs"]
-pub mod linear;
 #[path = "../kv_write/cuda.rs"]
 pub mod kv_write;
+#[path = "../linear/cuda.rs"]
+pub mod linear;
 #[cfg(feature = "cuda")]
 mod nvidia;
+#[path = "../rms_norm/cuda.rs"]
+pub mod rms_norm;
 #[path = "../rope/cuda.rs"]
 pub mod rope;
 mod tensor;

@@ -104,9 +104,10 @@ impl Pass<'_> {
     fn norm(&self, delta: Option<Option<&GpuVector>>, weight: &GpuVector) -> Result<(), GpuError> {
         let (t, hidden) = (self.step.tokens(), self.spec.hidden);
         let post = delta.flatten().map(GpuVector::view);
+        let post = post.as_ref();
         let delta = delta.map(|_| bf16(&self.buffers.delta, t, hidden));
         let normed = bf16(&self.buffers.normed, t, hidden);
-        add_rms_norm(self.gpu, self.residual, delta, post, weight.view(), self.spec.norm_eps, normed)
+        add_rms_norm(self.gpu, self.residual, delta, post, &weight.view(), self.spec.norm_eps, normed)
     }
 
     /// delta = attention(normed)

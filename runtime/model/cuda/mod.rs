@@ -203,9 +203,9 @@ impl OnGpu {
         let blocks = kv_blocks(config, limits.context, KvCache::bytes_of_block(dtype, &shapes))?;
         let bytes = KvCache::bytes_of_block(dtype, &shapes).saturating_mul(blocks);
         let cache = GpuKvCache::new(&gpu, dtype, shapes, blocks).map_err(|error| match error {
-            GpuError::OutOfMemory { .. } => {
-                Error::OutOfMemory(format!("KV cache of {blocks} blocks: a CUDA device has no memory for {bytes} bytes"))
-            }
+            GpuError::OutOfMemory { .. } => Error::OutOfMemory(format!(
+                "KV cache of {blocks} blocks: a CUDA device has no memory for {bytes} bytes"
+            )),
             other => other.into(),
         })?;
         let mut tables = memory::list("rotary tables", weights.ropes.len())?;
