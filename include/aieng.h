@@ -48,8 +48,8 @@
  * fork         leaves a child without the engine's threads: there, each call on an engine from before is
  *              AIENG_ERR_CLOSED. The child may create engines of its own.
  * Faults       inside the library never reach the caller: the call returns AIENG_ERR_INTERNAL and from then on its
- *              engine is closed, while all others go on. The library prints nothing, installs no signal handler and
- *              never ends the process.
+ *              engine is closed, while all others go on. The library prints nothing (but faults, where the variable
+ *              RUST_BACKTRACE asks for them), installs no signal handler and never ends the process.
  */
 #ifndef AIENG_H
 #define AIENG_H

@@ -1,15 +1,16 @@
 /*
- * What ThreadSanitizer has to be told about Rust's standard library, which comes without its instrumentation: linked with
- * hammer.c, where `cargo xtask hammer --thread` wraps the functions below (ld's --wrap) and names them by macros.
+ * What ThreadSanitizer has to be told about Rust's standard library, which comes without its instrumentation: linked
+ * with hammer.c, where `cargo xtask hammer --thread` wraps the functions below (ld's --wrap) and names them by macros.
  *
- * Locks are taken and given up by code that is inlined into the library, and so seen, but for two cases that end up inside the
- * standard library. And the last owner of an Arc is known by a fence, of which ThreadSanitizer keeps no account.
+ * Locks are taken and given up by code that is inlined into the library, and so seen, but for two cases that end up
+ * inside the standard library. And the last owner of an Arc is known by a fence, of which ThreadSanitizer keeps no
+ * account.
  */
 #include <stdint.h>
 
-/* What a OnceLock holds is published by a store inside the standard library, after the closure that made it has returned: no
- * moment is left to tell of it. So what happens inside such a closure is not reported; nor is the making of the event descriptor,
- * which can fail and so is made before its OnceLock is entered. */
+/* What a OnceLock holds is published by a store inside the standard library, after the closure that made it has
+ * returned: no moment is left to tell of it. So what happens inside such a closure is not reported; nor is the making of
+ * the event descriptor, which can fail and so is made before its OnceLock is entered. */
 const char *__tsan_default_suppressions(void) {
   return "race:std::sys::sync::once::futex::Once>::call\n"
          "race:aieng_runtime::queue::bell::Bell>::descriptor\n";
@@ -37,8 +38,8 @@ void WRAP(CONDVAR_WAIT)(void *condvar, void *mutex) {
   __tsan_acquire(mutex);
 }
 
-/* Arc::drop(): a count goes down with release, and who takes it to zero has a fence with acquire. Here each takes it down with
- * both. What this hides is a count that goes down with release alone and lacks the fence. */
+/* Arc::drop(): a count goes down with release, and who takes it to zero has a fence with acquire. Here each takes it
+ * down with both. What this hides is a count that goes down with release alone and lacks the fence. */
 enum { RELEASE = 3, ACQUIRE_RELEASE = 4 };
 uint64_t REAL(FETCH_SUB)(volatile uint64_t *count, uint64_t value, int order);
 uint64_t WRAP(FETCH_SUB)(volatile uint64_t *count, uint64_t value, int order) {
