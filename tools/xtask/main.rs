@@ -18,6 +18,7 @@ mod install;
 mod libtest;
 mod models;
 mod report;
+mod toolchain;
 
 use report::Report;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ usage: cargo xtask COMMAND
   examples     install into target/tmp, and build and run the examples in C, C++, Go and Python from there
   abi          write ffi/abi.rs from include/aieng.h
   abi --check  only compare
+  toolchain    fetch nvcc into .toolchain/, for builds with the feature `cuda`
 ";
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         ["examples"] => examples(),
         ["abi"] => one("abi", abi::write()),
         ["abi", "--check"] => one("abi", abi::compare()),
+        ["toolchain"] => one("toolchain", toolchain::fetch()),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
