@@ -12,6 +12,8 @@
 
 #[path = "../act_mul/cuda.rs"]
 pub mod act_mul;
+#[cfg(all(test, gpu))]
+mod conformance;
 mod driver;
 #[path = "../embed/cuda.rs"]
 pub mod embed;

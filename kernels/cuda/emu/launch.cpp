@@ -5,6 +5,7 @@
 //! themselves with an atomic, and let the last one do the rest, work.
 
 #include "emu.h"
+#include "trap.h"
 
 #include <cstdarg>
 #include <cstdio>
@@ -204,15 +205,15 @@ void grow(Engine& e, unsigned lanes) {
         void* memory = mmap(nullptr, EMU_STACK_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
         if (memory == MAP_FAILED) throw std::bad_alloc();
         mprotect(memory, GUARD_BYTES, PROT_NONE);
-        Lane lane;
+        e.lanes.emplace_back();
+        Lane& lane = e.lanes.back();
         lane.fiber.stack = static_cast<char*>(memory) + GUARD_BYTES;
         lane.fiber.stack_bytes = EMU_STACK_BYTES - GUARD_BYTES;
 #if defined(__SANITIZE_THREAD__)
         lane.fiber.tsan = __tsan_create_fiber(0);
 #endif
-        lane.thread.x = e.lanes.size();
+        lane.thread.x = e.lanes.size() - 1;
         lane.bit = 1u << lane.thread.x % WARP;
-        e.lanes.push_back(std::move(lane));
     }
     while (e.all_warps.size() < lanes / WARP) {
         e.all_warps.emplace_back();
@@ -236,6 +237,7 @@ EMU_UNSEEN void reset(Lane& lane) {
     for (int i = 0; i < 6; i++) *--top = nullptr;
     lane.fiber.stack_pointer = top;
     lane.fiber.asan = nullptr;
+    lane.site = {};
     lane.copy_group = lane.product_group = 0;
     lane.copies.clear();
     lane.product_count = 0;
@@ -314,6 +316,7 @@ Engine& this_threads_engine() {
             owned->host.stack = static_cast<char*>(stack);
             pthread_attr_destroy(&attributes);
         }
+        give_signals_a_stack();
     }
 #if defined(__SANITIZE_THREAD__)
     owned->host.tsan = __tsan_get_current_fiber();
@@ -378,6 +381,8 @@ std::string launch(const char* name, const uint32_t grid[3], uint32_t block, uin
     // Seeds that differ in few bits are to begin far apart; only seed 0 gives 0, and then every draw does.
     e.draws = uint32_t((seed * 0x9e3779b97f4a7c15u) >> 32) | (seed != 0);
     e.failed = false;
+    static bool traps_are_caught = catch_traps();
+    (void)traps_are_caught;
     engine = &e;
     run_grid(e);
     engine = nullptr;
@@ -498,3 +503,14 @@ extern "C" const char* emu_kernel_signature(const char* kernel) {
 }
 
 extern "C" int emu_has_kernel(const char* kernel) { return emu_kernel_signature(kernel) != nullptr; }
+
+/// The sanitizer that kernels are compiled with: "address", "thread", or "" for none.
+extern "C" const char* emu_sanitizer() {
+#if defined(__SANITIZE_ADDRESS__)
+    return "address";
+#elif defined(__SANITIZE_THREAD__)
+    return "thread";
+#else
+    return "";
+#endif
+}
