@@ -107,6 +107,7 @@ EMU_UNSEEN Lane* next_lane(Engine& e) {
 
 [[noreturn]] EMU_UNSEEN void leave_launch(Engine& e) {
     e.failed = true;
+    publish(&e.ended);
     switch_fiber(e.lane->fiber, e.host);
     __builtin_unreachable();
 }
@@ -155,6 +156,7 @@ EMU_UNSEEN unsigned queues(const Engine& e, Queue* to, unsigned most) {
 
 /// Goes on with another lane; comes back when this one's turn is again.
 EMU_UNSEEN void hand_over(Engine& e) {
+    publish(&e.ended); // should the launch fail, this lane goes on no more: what it did happened before the launch's end
     Lane* from = e.lane;
     Lane* to = next_lane(e);
     if (!to) deadlock(e);
@@ -267,7 +269,7 @@ EMU_UNSEEN void reset(Engine& e) {
     }
 }
 
-void run_block(Engine& e) {
+EMU_UNSEEN void run_block(Engine& e) {
     reset(e);
     publish(&e.begun);
     Lane* first = next_lane(e);
@@ -279,7 +281,7 @@ void run_block(Engine& e) {
 uint64_t greatest_common_divisor(uint64_t a, uint64_t b) { return b ? greatest_common_divisor(b, a % b) : a; }
 
 /// Runs all blocks: block `i * step + start` (mod their number) is the i-th.
-void run_grid(Engine& e) {
+EMU_UNSEEN void run_grid(Engine& e) {
     uint64_t blocks = uint64_t(e.grid.x) * e.grid.y * e.grid.z;
     uint64_t step = 1, start = 0;
     if (e.draws && blocks > 1) {
