@@ -107,13 +107,26 @@ fn conversions(rng: &mut Rng) -> Vec<Case> {
     ]
 }
 
+/// The nearest bf16, or the even one of two.
+fn nearest_bf16(x: f64) -> u32 {
+    let guess = bf16::from_f32(x as f32).to_bits();
+    let distance = |bits: u16| (f64::from(bf16::from_bits(bits).to_f32()) - x).abs();
+    let better = |a: u16, b: u16| match distance(a).total_cmp(&distance(b)) {
+        std::cmp::Ordering::Less => a,
+        std::cmp::Ordering::Equal if a.is_multiple_of(2) => a,
+        _ => b,
+    };
+    let beside = if guess & 0x7fff == 0 { guess + 1 } else { guess - 1 };
+    u32::from(better(guess, better(guess + 1, beside)))
+}
+
 fn pairs(rng: &mut Rng) -> Vec<Case> {
     let half = |rng: &mut Rng| bf16::from_f32(rng.float() * 2f32.powi(rng.below(24) as i32 - 12));
     let mut pair = |_| u32::from(half(rng).to_bits()) | u32::from(half(rng).to_bits()) << 16;
     let x: Vec<u32> = (0..96).map(&mut pair).collect();
     let part = |word: u32, high: bool| bf16::from_bits((word >> if high { 16 } else { 0 }) as u16);
-    // In f64 products of bf16 are exact, and their sums over this range of exponents too: one rounding.
-    let both = |f: &dyn Fn(bool) -> f64| [false, true].map(|high| u32::from(bf16::from_f64(f(high)).to_bits()));
+    // In f64 products of bf16 are exact, and their sums over this range of exponents too.
+    let both = |f: &dyn Fn(bool) -> f64| [false, true].map(|high| nearest_bf16(f(high)));
     let join = |[low, high]: [u32; 2]| low | high << 16;
     let value = |i: usize, high| f64::from(part(x[i], high).to_f32());
     let fused = |l: usize| join(both(&|high| value(l, high) * value(32 + l, high) + value(64 + l, high)));
