@@ -16,6 +16,11 @@ impl DevicePtr {
     pub fn offset(self, bytes: usize) -> DevicePtr {
         DevicePtr(self.0 + bytes as u64)
     }
+
+    /// Whether it is a multiple of `bytes`.
+    pub fn is_aligned(self, bytes: u64) -> bool {
+        self.0.is_multiple_of(bytes)
+    }
 }
 
 /// How many threads run a kernel.

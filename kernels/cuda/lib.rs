@@ -10,15 +10,21 @@
 //! holds depends on that row's own input alone, bit for bit, also on the order in which lanes run. Activations are bf16
 //! but for the residual stream and logits, which are f32; sums are f32.
 
+#[path = "../act_mul/cuda.rs"]
+pub mod act_mul;
 #[path = "../attention/cuda.rs"]
 pub mod attention;
 mod driver;
+#[path = "../embed/cuda.rs"]
+pub mod embed;
 #[cfg(feature = "emulate")]
 mod emulator;
 mod error;
 mod gpu;
 #[path = "../kv_write/cuda.rs"]
 pub mod kv_write;
+#[path = "../linear/cuda.rs"]
+pub mod linear;
 #[cfg(feature = "cuda")]
 mod nvidia;
 #[path = "../rope/cuda.rs"]

@@ -3,7 +3,7 @@
 //! Invariants: it names no architecture; it allocates nothing; each row of the batch is computed from that row, its own
 //! sequence's cache and the weights alone.
 
-use super::Model;
+use super::host::Host;
 use super::profile::{Op, Recorder};
 use super::spec::{LayerSpec, ModelSpec, RopeSpec};
 use super::weights::LayerWeights;
@@ -79,8 +79,8 @@ impl Buffers {
 }
 
 /// Runs the batch through all layers.
-pub(super) fn forward(model: &mut Model, batch: &Batch) {
-    let Model { device, spec, weights, cache, buffers, .. } = model;
+pub(super) fn forward(host: &mut Host, spec: &ModelSpec, batch: &Batch) {
+    let Host { device, weights, cache, buffers } = host;
     let (t, hidden) = (batch.len(), spec.hidden);
     buffers.recorder.stamp(Op::Rest);
     for (angles, frequencies) in buffers.angles.iter_mut().zip(&weights.ropes) {
@@ -107,9 +107,9 @@ pub(super) fn forward(model: &mut Model, batch: &Batch) {
     }
 }
 
-/// Computes the logits of `rows` of the last batch's `logits_indices`, at most as many as [`Model`] has room for.
-pub(super) fn compute_logits(model: &mut Model, rows: std::ops::Range<usize>) {
-    let Model { device, spec, weights, buffers, .. } = model;
+/// Computes the logits of `rows` of the last batch's `logits_indices`, at most as many as there is room for.
+pub(super) fn compute_logits(host: &mut Host, spec: &ModelSpec, rows: std::ops::Range<usize>) {
+    let Host { device, weights, buffers, .. } = host;
     buffers.recorder.stamp(Op::Rest);
     let (n, vocab, hidden) = (rows.len(), weights.vocab(), spec.hidden);
     let last = Tensor::new(&buffers.last[rows.start * hidden..], n, hidden);
@@ -122,9 +122,9 @@ pub(super) fn compute_logits(model: &mut Model, rows: std::ops::Range<usize>) {
 }
 
 /// Row `row` of the last [`compute_logits`].
-pub(super) fn logits_row(model: &Model, row: usize) -> &[f32] {
-    let vocab = model.weights.vocab();
-    &model.buffers.logits[row * vocab..][..vocab]
+pub(super) fn logits_row(host: &Host, row: usize) -> &[f32] {
+    let vocab = host.weights.vocab();
+    &host.buffers.logits[row * vocab..][..vocab]
 }
 
 /// One layer of one step.
