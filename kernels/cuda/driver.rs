@@ -104,6 +104,8 @@ pub(crate) trait Driver: Send + Sync + Debug {
     fn name(&self) -> &str;
     /// What a launch is fitted to.
     fn properties(&self) -> Properties;
+    /// Whether it only pretends.
+    fn is_emulated(&self) -> bool;
     /// Free and total bytes.
     fn memory(&self) -> Result<(usize, usize), GpuError>;
     /// Memory for `bytes` (more than none).

@@ -119,6 +119,10 @@ impl Driver for Emulator {
         Properties { multiprocessors: 2, shared_bytes: 164 << 10 }
     }
 
+    fn is_emulated(&self) -> bool {
+        true
+    }
+
     fn memory(&self) -> Result<(usize, usize), GpuError> {
         self.count("cuMemGetInfo")?;
         let used: usize = self.state().allocations.values().sum();

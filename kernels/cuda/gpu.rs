@@ -28,8 +28,14 @@ impl Gpu {
         Ok(Gpu::new(crate::nvidia::Nvidia::open(ordinal)?))
     }
 
+    /// An emulated device: this build has no other.
+    #[cfg(all(feature = "emulate", not(feature = "cuda")))]
+    pub fn open(ordinal: usize) -> Result<Gpu, GpuError> {
+        Ok(Gpu::emulated(ordinal as u64))
+    }
+
     /// Device number `ordinal` of the system: not in this build.
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(not(any(feature = "cuda", feature = "emulate")))]
     pub fn open(_ordinal: usize) -> Result<Gpu, GpuError> {
         Err(GpuError::Unavailable("this library was built without CUDA (feature `cuda`)".into()))
     }
@@ -59,6 +65,11 @@ impl Gpu {
     /// What launches are fitted to.
     pub fn properties(&self) -> Properties {
         self.0.driver.properties()
+    }
+
+    /// Whether this is no device, but the emulator.
+    pub fn is_emulated(&self) -> bool {
+        self.0.driver.is_emulated()
     }
 
     /// Free and total bytes of the device's memory.

@@ -20,6 +20,8 @@ pub mod embed;
 #[cfg(feature = "emulate")]
 mod emulator;
 mod error;
+#[path = "../gather/cuda.rs"]
+pub mod gather;
 mod gpu;
 #[path = "../kv_write/cuda.rs"]
 pub mod kv_write;
@@ -27,6 +29,8 @@ pub mod kv_write;
 pub mod linear;
 #[cfg(feature = "cuda")]
 mod nvidia;
+#[path = "../rms_norm/cuda.rs"]
+pub mod rms_norm;
 #[path = "../rope/cuda.rs"]
 pub mod rope;
 mod tensor;

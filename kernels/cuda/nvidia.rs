@@ -170,6 +170,10 @@ impl Driver for Nvidia {
         self.properties
     }
 
+    fn is_emulated(&self) -> bool {
+        false
+    }
+
     fn memory(&self) -> Result<(usize, usize), GpuError> {
         tell("cuMemGetInfo", result::mem_get_info())
     }
