@@ -14,13 +14,16 @@ fn values_of(x: &Host) -> Vec<f32> {
     (0..x.rows()).flat_map(|r| x.view().row(r).to_vec()).collect()
 }
 
+fn rounded_to_bf16(x: &Host) -> Host {
+    Host::from_rows(&rounded(&values_of(x)), x.rows(), x.cols())
+}
+
 /// A case's batch with numbers that bf16 holds.
 fn batch_of(case: &Case, seed: u64) -> Batch {
     let mut batch = Batch::new(case, seed);
-    let round = |x: &Host| Host::from_rows(&rounded(&values_of(x)), x.rows(), x.cols());
-    batch.q = round(&batch.q);
-    batch.keys = batch.keys.iter().map(round).collect();
-    batch.values = batch.values.iter().map(round).collect();
+    batch.q = rounded_to_bf16(&batch.q);
+    batch.keys = batch.keys.iter().map(rounded_to_bf16).collect();
+    batch.values = batch.values.iter().map(rounded_to_bf16).collect();
     batch
 }
 

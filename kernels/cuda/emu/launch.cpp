@@ -265,7 +265,7 @@ EMU_UNSEEN void reset(Engine& e) {
     }
 }
 
-void run_block(Engine& e) {
+EMU_UNSEEN void run_block(Engine& e) {
     reset(e);
     publish(&e.begun);
     Lane* first = next_lane(e);
