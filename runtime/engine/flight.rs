@@ -32,10 +32,11 @@ impl Scratch {
     }
 
     /// Runs a kernel and adds up its time.
-    pub(super) fn time_kernel(&mut self, kernel: impl FnOnce()) {
+    pub(super) fn time_kernel<T>(&mut self, kernel: impl FnOnce() -> T) -> T {
         let begin = Instant::now();
-        kernel();
+        let result = kernel();
         self.kernel_time += begin.elapsed();
+        result
     }
 }
 

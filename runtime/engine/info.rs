@@ -37,7 +37,7 @@ impl Info {
             name: text("general.name"),
             architecture: text("general.architecture"),
             fingerprint: executor.fingerprint(),
-            kernels: device.name(),
+            kernels: executor.kernels(),
             isa: if let Device::Cpu(cpu) = device { Some(cpu.isa()) } else { None },
             threads: device.threads(),
             weight_bytes: 0,

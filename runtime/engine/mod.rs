@@ -68,7 +68,7 @@ impl Terms {
     fn new(executor: &impl Executor, sizes: Sizes, config: &EngineConfig) -> Terms {
         let provenance = Provenance {
             model: executor.fingerprint(),
-            kernels: executor.device().name(),
+            kernels: executor.kernels(),
             seed: (0, 0),
             determinism: "batch-invariant",
         };

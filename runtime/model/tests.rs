@@ -19,9 +19,9 @@ fn last_logits(model: &mut Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
     for (i, part) in tokens.chunks(chunk).enumerate() {
         batch.clear();
         batch.push(part, i * chunk, &table, Logits::Last);
-        model.forward(&batch);
+        model.forward(&batch).unwrap();
     }
-    model.compute_logits(0..1);
+    model.compute_logits(0..1).unwrap();
     model.logits_row(0).to_vec()
 }
 
