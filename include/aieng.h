@@ -195,7 +195,13 @@ enum {
    * No model: tokens are bytes, and each follows from the one before and its position. To test an integration, or the
    * scheduling of a load, where no model is at hand. path may be NULL, and is not looked at.
    */
-  AIENG_DEVICE_SIMULATED = 3
+  AIENG_DEVICE_SIMULATED = 3,
+  /**
+   * An NVIDIA GPU (compute capability 8.0 and later), in a library that was built with CUDA. AIENG_ERR_UNSUPPORTED says what is
+   * missing where it is not: the build, the driver, the device. One that fails later ends all requests of its engine with an
+   * error and closes it; the host lives on.
+   */
+  AIENG_DEVICE_CUDA = 4
 };
 
 /** The instruction set that AIENG_DEVICE_CPU uses. One that this CPU lacks is AIENG_ERR_UNSUPPORTED. */
@@ -218,7 +224,7 @@ enum {
 typedef uint32_t aieng_kv_type;
 
 enum {
-  /** F32 on the reference device, BF16 where the CPU multiplies that in one instruction, F16 elsewhere. */
+  /** F32 on the reference device, BF16 on GPUs and where the CPU multiplies that in one instruction, F16 elsewhere. */
   AIENG_KV_AUTO = 0,
   AIENG_KV_F32 = 1,
   AIENG_KV_F16 = 2,
@@ -327,6 +333,8 @@ typedef struct aieng_engine_config {
   aieng_log_level log_level;
   /** With AIENG_DEVICE_SIMULATED: how long a step takes. */
   uint32_t simulated_step_us;
+  /** With AIENG_DEVICE_CUDA: the device's number, as CUDA counts them. */
+  uint32_t gpu;
 } aieng_engine_config;
 
 /**
@@ -396,6 +404,8 @@ typedef struct aieng_engine_info {
   uint32_t has_chat_template;
   /** The token that begins a text; UINT32_MAX if there is none. */
   uint32_t bos_token;
+  /** The GPU's name, as its driver says it; "" where none is used. */
+  const char *gpu;
 } aieng_engine_info;
 
 /**

@@ -126,11 +126,14 @@ const (
 	CPU       Device = C.AIENG_DEVICE_CPU
 	Reference Device = C.AIENG_DEVICE_REFERENCE
 	Simulated Device = C.AIENG_DEVICE_SIMULATED
+	CUDA      Device = C.AIENG_DEVICE_CUDA
 )
 
 // Config says how to load and run a model; zero suits one user on the whole machine.
 type Config struct {
 	Device                                         Device
+	// GPU is the number of the CUDA device.
+	GPU                                            uint32
 	Threads, Context, MaxSequences, MaxBatchTokens uint32
 	MaxRequests                                    uint32
 	KVTokens, KVBytes                              uint64
@@ -237,6 +240,7 @@ func Load(path string, config Config) (*Engine, error) {
 	given.flags = flag(config.Unpinned, C.AIENG_ENGINE_UNPINNED) |
 		flag(config.NoPrefixCache, C.AIENG_ENGINE_NO_PREFIX_CACHE)
 	given.device = C.aieng_device(config.Device)
+	given.gpu = C.uint32_t(config.GPU)
 	given.threads, given.context = C.uint32_t(config.Threads), C.uint32_t(config.Context)
 	given.max_sequences = C.uint32_t(config.MaxSequences)
 	given.max_batch_tokens = C.uint32_t(config.MaxBatchTokens)

@@ -16,8 +16,10 @@ pub struct Info {
     pub fingerprint: u128,
     /// The set of kernels: "cpu-avx512", for example.
     pub kernels: &'static str,
-    /// The instruction set, if the device has one.
+    /// The instruction set, if that is what computes.
     pub isa: Option<Isa>,
+    /// The GPU's own name, where one is used.
+    pub gpu: Option<String>,
     /// Threads that run kernels.
     pub threads: usize,
     /// Bytes of all matrices.
@@ -45,6 +47,7 @@ impl Info {
             fingerprint: executor.fingerprint(),
             kernels: executor.kernels(),
             isa: if let Device::Cpu(cpu) = device { Some(cpu.isa()) } else { None },
+            gpu: None,
             threads: device.threads(),
             weight_bytes: 0,
             kv_dtype: KvDType::F32,

@@ -193,7 +193,10 @@ impl Engine {
         let metadata = file.metadata();
         let sizes = Sizes { context: model.context(), vocab: model.vocab(), blocks: model.kv_blocks() };
         let (kv_dtype, kv_bytes) = model.kv_memory();
-        let info = Info { kv_dtype, kv_bytes, weight_bytes: model.weight_bytes(), ..Info::new(&model, metadata) };
+        let mut info = Info { kv_dtype, kv_bytes, weight_bytes: model.weight_bytes(), ..Info::new(&model, metadata) };
+        if let Some(gpu) = model.gpu_name() {
+            (info.gpu, info.isa) = (Some(gpu.to_owned()), None);
+        }
         Engine::with_executor(model, metadata, sizes, info, config)
     }
 

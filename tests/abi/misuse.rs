@@ -297,8 +297,9 @@ fn strings_and_counts_that_lie_are_refused() {
 fn unknown_values_are_refused() {
     let engine = engine();
     type Config = aieng_engine_config;
-    let configs: [(Config, &str); 8] = [
-        (Config { device: 4, ..zero() }, "config.device: 4"),
+    let configs: [(Config, &str); 9] = [
+        (Config { device: 5, ..zero() }, "config.device: 5"),
+        (Config { gpu: 1, ..zero() }, "config.gpu: 1"),
         (Config { device: u32::MAX, ..zero() }, "config.device: 4294967295"),
         (Config { isa: 5, ..zero() }, "config.isa: 5"),
         (Config { kv_type: 5, ..zero() }, "config.kv_type: 5"),

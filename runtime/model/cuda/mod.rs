@@ -246,6 +246,10 @@ impl OnGpu {
         if self.gpu.is_emulated() { "cuda-emulated" } else { "cuda" }
     }
 
+    pub(super) fn name(&self) -> &str {
+        self.gpu.name()
+    }
+
     pub(super) fn vocab(&self) -> usize {
         self.parts.weights.embedding.rows()
     }
