@@ -153,7 +153,7 @@ FAULT(misaligned_copy) {
     cp_async16(shared + 16 * threadIdx.x, in + 4 * threadIdx.x + (threadIdx.x == 70));
     cp_async_commit();
     cp_async_wait<0>();
-    out[threadIdx.x] = shared[threadIdx.x];
+    out[threadIdx.x] = shared[16 * threadIdx.x];
 }
 
 FAULT(uninitialised_shared) {
