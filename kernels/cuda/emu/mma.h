@@ -17,17 +17,15 @@ struct LoadedMatrices {
     uint32_t* results;
 };
 
-EMU_UNSEEN inline uint32_t element(const LoadedMatrices& row, unsigned column) {
-    return reinterpret_cast<const uint16_t*>(&row.row)[column];
-}
-
 /// Lane `l` gets elements `2 (l % 4)` and the next of row `l / 4` of each matrix, or the transpose's.
 template <int COUNT, bool TRANSPOSED> EMU_UNSEEN void load_matrices(LoadedMatrices* const* lanes, uint32_t) {
     for (unsigned l = 0; l < WARP; l++)
         for (int m = 0; m < COUNT; m++) {
             if (TRANSPOSED) {
-                LoadedMatrices* const* rows = lanes + m * 8 + l % 4 * 2;
-                lanes[l]->results[m] = element(*rows[0], l / 4) | element(*rows[1], l / 4) << 16;
+                // (Not by a lambda: that would be seen.)
+                auto even = reinterpret_cast<const uint16_t*>(&lanes[m * 8 + l % 4 * 2]->row);
+                auto odd = reinterpret_cast<const uint16_t*>(&lanes[m * 8 + l % 4 * 2 + 1]->row);
+                lanes[l]->results[m] = even[l / 4] | uint32_t(odd[l / 4]) << 16;
             } else {
                 lanes[l]->results[m] = reinterpret_cast<const uint32_t*>(&lanes[m * 8 + l / 4]->row)[l % 4];
             }
