@@ -13,8 +13,8 @@ namespace faults {
 
 /// Each warp leaves words for the next one.
 DEVICE void pass_on(const uint32_t* in, uint32_t* out, bool barrier) {
-    __shared__ uint32_t words[128];
-    uint32_t t = threadIdx.x;
+    DYNAMIC_SHARED(shared);
+    uint32_t *words = reinterpret_cast<uint32_t*>(shared), t = threadIdx.x;
     words[t] = in[t];
     if (barrier) __syncthreads();
     out[t] = words[(t + 32) % 128];
@@ -66,10 +66,10 @@ FAULT(race) { faults::pass_on(in, out, false); }
 
 // The same within a warp: __syncwarp is missing.
 FAULT(race_in_warp) {
-    __shared__ uint32_t words[32];
-    uint32_t l = threadIdx.x;
-    words[l] = in[l];
-    out[l] = words[(l + 1) % 32];
+    DYNAMIC_SHARED(shared);
+    uint32_t *words = reinterpret_cast<uint32_t*>(shared), t = threadIdx.x;
+    words[t] = in[t];
+    out[t] = words[t ^ 1];
 }
 
 FAULT(global_out_of_bounds) { out[threadIdx.x + (threadIdx.x == 127)] = in[threadIdx.x]; }
@@ -153,7 +153,7 @@ FAULT(misaligned_copy) {
     cp_async16(shared + 16 * threadIdx.x, in + 4 * threadIdx.x + (threadIdx.x == 70));
     cp_async_commit();
     cp_async_wait<0>();
-    out[threadIdx.x] = shared[threadIdx.x];
+    out[threadIdx.x] = shared[16 * threadIdx.x];
 }
 
 FAULT(uninitialised_shared) {

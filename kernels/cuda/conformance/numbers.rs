@@ -9,21 +9,21 @@ const DELICATE: [f32; 20] = [
     0.0,
     -0.0,
     1.0,
-    -1.00390625,    // halfway between two bf16
-    1.01171875,     // the same, the even one above
-    1.0004883,      // halfway between two f16
-    -1.0014648,     // the same, the even one above
-    65504.0,        // the greatest f16
-    65519.996,      // the last that is rounded to it
-    65520.0,        // the first that is not
-    3.3895314e38,   // the greatest bf16
-    3.4028235e38,   // rounded to infinity
-    6.103515625e-5, // the least normal f16
-    6.1e-5,         // below it
-    5.9604645e-8,   // the least f16
-    2.9802322e-8,   // half of it: a tie that goes to zero
-    2.9802326e-8,   // a little more
-    -1e-40,         // below the normal f32
+    -1.0039063,   // halfway between two bf16
+    1.0117188,    // the same, the even one above
+    1.0004883,    // halfway between two f16
+    -1.0014648,   // the same, the even one above
+    65504.0,      // the greatest f16
+    65519.996,    // the last that is rounded to it
+    65520.0,      // the first that is not
+    3.3895314e38, // the greatest bf16
+    3.4028235e38, // rounded to infinity
+    6.1035156e-5, // the least normal f16
+    6.1e-5,       // below it
+    5.9604645e-8, // the least f16
+    2.9802322e-8, // half of it: a tie that goes to zero
+    2.9802326e-8, // a little more
+    -1e-40,       // below the normal f32
     f32::INFINITY,
     f32::NEG_INFINITY,
 ];
