@@ -123,7 +123,7 @@ fn ten_thousand_damaged_models() {
 /// of one token are recorded launches and the others are not; and in any order of lanes.
 #[cfg(feature = "emulate")]
 #[test]
-fn every_architecture_runs_on_an_emulated_gpu() {
+fn every_architecture_runs_on_cuda() {
     let tokens: Vec<u32> = (0..50).map(|i| i * 37 % 256).collect();
     for architecture in tiny::ARCHITECTURES {
         let file = tiny::gguf(architecture, 7, 1).bytes();
