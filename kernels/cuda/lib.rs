@@ -23,6 +23,8 @@ mod gpu;
 pub mod linear;
 #[cfg(feature = "cuda")]
 mod nvidia;
+#[path = "../sample/cuda.rs"]
+pub mod sample;
 mod tensor;
 #[cfg(test)]
 mod testing;
