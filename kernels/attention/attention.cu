@@ -18,6 +18,26 @@
 
 namespace attention {
 
+/// How sums of earlier positions and of those that follow become one, given the exponents of their greatest weights.
+struct Joint {
+    float greatest, keep, add;
+
+    DEVICE Joint(float before, float next) {
+        greatest = fmaxf(before, next);
+        float base = greatest == NOTHING ? 0.0f : greatest;
+        keep = exp2_approx(before - base);
+        add = exp2_approx(next - base);
+    }
+
+    /// Rounded as written: the compiler has no choice of an fma.
+    DEVICE float operator()(float before, float next) const { return fmaf(before, keep, next * add); }
+};
+
+/// A result. A sum of nothing but zeros has no sign: whether -0 were added to it depends on the tiles that were met.
+DEVICE uint32_t divided(float low, float high, float inverse) {
+    return pack_bf16(fmaf(low, inverse, 0.0f), fmaf(high, inverse, 0.0f));
+}
+
 /// The sums of 16 rows, as a warp holds them: `o[n]` are columns 8n.. of its own, in mma's order of results.
 template <class S> struct Sums {
     float o[S::OUTS][4];
@@ -31,19 +51,15 @@ template <class S> struct Sums {
         greatest[0] = greatest[1] = NOTHING;
     }
 
-    /// Takes in the sums of the positions that follow. Rounded as written: the compiler has no choice of an fma.
+    /// Takes in the sums of the positions that follow.
     DEVICE void merge(const Sums& next) {
-        float keep[2], add[2];
         for (int h = 0; h < 2; h++) {
-            float greater = fmaxf(greatest[h], next.greatest[h]);
-            float base = greater == NOTHING ? 0.0f : greater;
-            keep[h] = exp2_approx(greatest[h] - base);
-            add[h] = exp2_approx(next.greatest[h] - base);
-            greatest[h] = greater;
-            weight[2 * h] = fmaf(weight[2 * h], keep[h], next.weight[2 * h] * add[h]);
+            Joint joint(greatest[h], next.greatest[h]);
+            greatest[h] = joint.greatest;
+            weight[2 * h] = joint(weight[2 * h], next.weight[2 * h]);
+            for (int n = 0; n < S::OUTS; n++)
+                for (int e = 2 * h; e < 2 * h + 2; e++) o[n][e] = joint(o[n][e], next.o[n][e]);
         }
-        for (int n = 0; n < S::OUTS; n++)
-            for (int e = 0; e < 4; e++) o[n][e] = fmaf(o[n][e], keep[e / 2], next.o[n][e] * add[e / 2]);
     }
 };
 
@@ -70,7 +86,7 @@ DEVICE void score(float (&s)[S::SCORES][4], const uint32_t (&q)[S::STEPS][4], co
 template <class S> DEVICE void bend(const Args& a, float (&s)[S::SCORES][4]) {
     for (int n = 0; n < S::SCORES; n++)
         for (int e = 0; e < 4; e++)
-            s[n][e] = a.softcap - __fdividef(2.0f * a.softcap, 1.0f + exp2_approx(s[n][e] * a.bend));
+            s[n][e] = fmaf(-2.0f * a.softcap, __fdividef(1.0f, 1.0f + exp2_approx(s[n][e] * a.bend)), a.softcap);
 }
 
 /// Takes what the rows do not see out of the scores of the tile at `position`.
@@ -106,7 +122,7 @@ template <class S> DEVICE void find_greatest(float (&top)[2], const float (&s)[S
 template <class S>
 DEVICE void gather_weights(uint32_t (&p)[TILE / 16][4], const uint32_t (&own)[S::SCORES][2], const Warp& w) {
     if (S::COL_WARPS == 1) {
-        for (int k = 0; k < TILE / 16; k++)
+        for (uint32_t k = 0; k < TILE / 16; k++)
             for (int i = 0; i < 4; i++) p[k][i] = own[(2 * k + i / 2) % S::SCORES][i % 2];
         return;
     }
@@ -117,7 +133,7 @@ DEVICE void gather_weights(uint32_t (&p)[TILE / 16][4], const uint32_t (&own)[S:
             *reinterpret_cast<uint32_t*>(weights + (h * 8 + w.lane / 4) * WEIGHT_ROW_BYTES + column * 2) = own[n][h];
         }
     named_barrier_sync(1 + w.row, 32 * S::COL_WARPS);
-    for (int k = 0; k < TILE / 16; k++)
+    for (uint32_t k = 0; k < TILE / 16; k++)
         ldmatrix_x4(p[k], weights + w.lane % 16 * WEIGHT_ROW_BYTES + k * 32 + w.lane / 16 * 16);
 }
 
@@ -127,7 +143,7 @@ DEVICE void weigh(Sums<S>& sums, const uint32_t (&p)[TILE / 16][4], const unsign
     const uint32_t ones[2] = {0x3f803f80, 0x3f803f80};
     const unsigned char* lane_row = values + w.lane % 16 * S::ROW_BYTES + w.col * S::OUTS * 16 + w.lane / 16 * 16;
 #pragma unroll
-    for (int k = 0; k < TILE / 16; k++) {
+    for (uint32_t k = 0; k < TILE / 16; k++) {
         mma_bf16(sums.weight, p[k], ones);
 #pragma unroll
         for (int n = 0; n < S::OUTS; n += 2) {
@@ -214,57 +230,54 @@ template <class S> DEVICE void sum_up(const Args& a, Sums<S>& total, const Item&
     __syncthreads(); // the next item's first tile comes into the same slots
 }
 
+/// Where a row's result belongs.
+DEVICE bf16* result_of(const Args& a, const Item& item, uint32_t row) {
+    return a.out + size_t(item.q_start + row / a.group) * a.out_stride +
+           (item.head * a.group + row % a.group) * a.dim;
+}
+
 /// Writes the rows' results.
 template <class S> DEVICE void write(const Args& a, const Sums<S>& total, const Item& item, const Warp& w) {
     for (int h = 0; h < 2; h++) {
         uint32_t row = w.first_row + h * 8 + w.lane / 4;
         if (row >= item.rows) continue;
-        bf16* to = a.out + size_t(item.q_start + row / a.group) * a.out_stride +
-                   (item.head * a.group + row % a.group) * a.dim;
+        bf16* to = result_of(a, item, row);
         float inverse = 1.0f / total.weight[2 * h];
         for (int n = 0; n < S::OUTS; n++) {
             uint32_t column = (w.col * S::OUTS + n) * 8 + w.lane % 4 * 2;
-            // + 0: a sum of nothing but zeros has no sign.
             if (column < a.dim)
-                *reinterpret_cast<uint32_t*>(to + column) = pack_bf16(fmaf(total.o[n][2 * h], inverse, 0.0f),
-                                                                      fmaf(total.o[n][2 * h + 1], inverse, 0.0f));
+                *reinterpret_cast<uint32_t*>(to + column) =
+                    divided(total.o[n][2 * h], total.o[n][2 * h + 1], inverse);
         }
     }
 }
 
-/// The sums of a piece on their way through the workspace: columns of row `r` at `(item * partial_rows + r) * DIM`, its
-/// greatest and its weight behind those of all items.
-template <class S, bool STORE>
-DEVICE void pass_partial(const Args& a, Sums<S>& sums, uint32_t number, const Item& item, const Warp& w) {
+/// The workspace: for each item `partial_rows` rows of DIM sums, then for each row of all items its greatest and its weight.
+template <class S> DEVICE float* partial_of(const Args& a, uint32_t number, uint32_t row) {
+    return a.partials + (size_t(number) * a.partial_rows + row) * S::DIM;
+}
+template <class S> DEVICE float2* scale_of(const Args& a, uint32_t number, uint32_t row) {
+    float* all = a.partials + size_t(a.capacity) * a.partial_rows * S::DIM;
+    return reinterpret_cast<float2*>(all) + size_t(number) * a.partial_rows + row;
+}
+
+/// Leaves a piece's sums in the workspace.
+template <class S> DEVICE void leave(const Args& a, const Sums<S>& sums, const Item& item, const Warp& w) {
     for (int h = 0; h < 2; h++) {
         uint32_t row = w.row * 16 + h * 8 + w.lane / 4;
         if (item.first_row + row >= item.rows) continue;
-        size_t at = size_t(number) * a.partial_rows + row;
-        float2* columns = reinterpret_cast<float2*>(a.partials + at * S::DIM + w.col * S::OUTS * 8 + w.lane % 4 * 2);
-        float2* rest = reinterpret_cast<float2*>(a.partials + size_t(a.capacity) * a.partial_rows * S::DIM) + at;
-        for (int n = 0; n < S::OUTS; n++) {
-            if (STORE) {
-                columns[n * 4] = make_float2(sums.o[n][2 * h], sums.o[n][2 * h + 1]);
-            } else {
-                float2 pair = columns[n * 4];
-                sums.o[n][2 * h] = pair.x;
-                sums.o[n][2 * h + 1] = pair.y;
-            }
-        }
-        if (STORE) {
-            *rest = make_float2(sums.greatest[h], sums.weight[2 * h]); // all warps and lanes of a row have the same
-        } else {
-            float2 pair = *rest;
-            sums.greatest[h] = pair.x;
-            sums.weight[2 * h] = pair.y;
-        }
+        float* to = partial_of<S>(a, item.number, row) + w.col * S::OUTS * 8 + w.lane % 4 * 2;
+        for (int n = 0; n < S::OUTS; n++)
+            *reinterpret_cast<float2*>(to + n * 8) = make_float2(sums.o[n][2 * h], sums.o[n][2 * h + 1]);
+        // All lanes of a row have the same, and all warps that share it.
+        if (w.col == 0 && w.lane % 4 == 0)
+            *scale_of<S>(a, item.number, row) = make_float2(sums.greatest[h], sums.weight[2 * h]);
     }
 }
 
-/// Leaves a piece's sums in the workspace; the last block of the row tile to do so merges them all into `total`.
-template <class S> DEVICE bool hand_over(const Args& a, Sums<S>& total, const Item& item, const Warp& w) {
+/// Whether this block is the last of its row tile to have left a piece's sums; it sees what the others have left.
+template <class S> DEVICE bool is_last(const Args& a, const Item& item, const Warp& w) {
     uint32_t* arrived = reinterpret_cast<uint32_t*>(w.shared + S::ARRIVED_AT);
-    pass_partial<S, true>(a, total, item.number, item, w);
     __threadfence();
     __syncthreads();
     // Wraps round to 0 with the last, so that the counters are ready for the next launch.
@@ -272,17 +285,33 @@ template <class S> DEVICE bool hand_over(const Args& a, Sums<S>& total, const It
     __syncthreads();
     bool last = *arrived == item.pieces - 1;
     __syncthreads();
-    if (!last) return false;
     __threadfence();
-    total.clear();
-    Sums<S> piece;
-    piece.clear();
-#pragma unroll 2
-    for (uint32_t p = 0; p < item.pieces; p++) {
-        pass_partial<S, false>(a, piece, item.first_number + p * item.number_stride, item, w);
-        total.merge(piece);
+    return last;
+}
+
+/// Merges a row tile's pieces and writes the results: each thread four columns of a row at a time.
+template <class S> DEVICE void merge_pieces(const Args& a, const Item& item) {
+    uint32_t rows = min(uint32_t(S::ROWS), item.rows - item.first_row);
+    for (uint32_t i = threadIdx.x; i < rows * (S::DIM / 4); i += S::THREADS) {
+        uint32_t row = i / (S::DIM / 4), column = i % (S::DIM / 4) * 4;
+        if (column >= a.dim) continue;
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float weight = 0.0f, greatest = NOTHING;
+#pragma unroll 8
+        for (uint32_t p = 0; p < item.pieces; p++) {
+            uint32_t number = item.first_number + p * item.number_stride;
+            float2 scale = *scale_of<S>(a, number, row);
+            float4 next = *reinterpret_cast<const float4*>(partial_of<S>(a, number, row) + column);
+            Joint joint(greatest, scale.x);
+            greatest = joint.greatest;
+            weight = joint(weight, scale.y);
+            sum = make_float4(joint(sum.x, next.x), joint(sum.y, next.y), joint(sum.z, next.z), joint(sum.w, next.w));
+        }
+        uint32_t* to = reinterpret_cast<uint32_t*>(result_of(a, item, item.first_row + row) + column);
+        float inverse = 1.0f / weight;
+        to[0] = divided(sum.x, sum.y, inverse);
+        to[1] = divided(sum.z, sum.w, inverse);
     }
-    return true;
 }
 
 template <class S> DEVICE void run(const Args& a, unsigned char* shared) {
@@ -297,7 +326,14 @@ template <class S> DEVICE void run(const Args& a, unsigned char* shared) {
         w.set_rows(a, item);
         Sums<S> total;
         sum_up<S>(a, total, item, w);
-        if (item.pieces == 1 || hand_over<S>(a, total, item, w)) write<S>(a, total, item, w);
+        // To find it again is cheaper than to keep it in registers, which are all taken here.
+        if (S::ROW_WARPS > 1) item = plan.find(a, number, w.lane);
+        if (item.pieces == 1) {
+            write<S>(a, total, item, w);
+        } else {
+            leave<S>(a, total, item, w);
+            if (is_last<S>(a, item, w)) merge_pieces<S>(a, item);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Case {
 }
 
 /// All of them.
-pub const CASES: [Case; 7] = [
+pub const CASES: [Case; 10] = [
     Case { heads: 1, kv_heads: 1, dim: 16, sequences: &[(1, 1)], window: None, softcap: None },
     Case { heads: 9, kv_heads: 3, dim: 64, sequences: &[(1, 17), (1, 100), (5, 5)], window: None, softcap: None },
     Case { heads: 4, kv_heads: 1, dim: 256, sequences: &[(33, 33), (1, 16)], window: Some(20), softcap: None },
@@ -31,6 +31,10 @@ pub const CASES: [Case; 7] = [
     Case { heads: 14, kv_heads: 2, dim: 64, sequences: &[(3, 70)], window: Some(1), softcap: None },
     Case { heads: 6, kv_heads: 2, dim: 32, sequences: &[(65, 130)], window: Some(64), softcap: Some(30.0) },
     Case { heads: 5, kv_heads: 1, dim: 512, sequences: &[(2, 19)], window: None, softcap: None },
+    // Contexts longer than what any device sums in one piece.
+    Case { heads: 4, kv_heads: 2, dim: 32, sequences: &[(1, 700), (1, 1), (3, 513)], window: None, softcap: None },
+    Case { heads: 8, kv_heads: 1, dim: 64, sequences: &[(20, 600)], window: Some(300), softcap: None },
+    Case { heads: 20, kv_heads: 1, dim: 128, sequences: &[(1, 300), (2, 290)], window: None, softcap: None },
 ];
 
 /// A batch: queries of its rows, keys and values of all its tokens, and blocks in random order.

@@ -83,6 +83,15 @@ impl From<f32> for Arg {
     }
 }
 
+/// What a launch is fitted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Properties {
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// Shared memory of each, in bytes.
+    pub shared_bytes: usize,
+}
+
 /// A captured sequence of launches.
 pub(crate) type GraphId = u64;
 
@@ -93,6 +102,10 @@ pub(crate) type GraphId = u64;
 pub(crate) trait Driver: Send + Sync + Debug {
     /// The device's own name.
     fn name(&self) -> &str;
+    /// What a launch is fitted to.
+    fn properties(&self) -> Properties;
+    /// Whether it only pretends.
+    fn is_emulated(&self) -> bool;
     /// Free and total bytes.
     fn memory(&self) -> Result<(usize, usize), GpuError>;
     /// Memory for `bytes` (more than none).

@@ -1,7 +1,7 @@
 //! The emulated device: memory is the host's, a launch runs at once, in the calling thread (see emu/).
 
 use crate::driver::{Driver, GraphId};
-use crate::{DevicePtr, GpuError, Launch};
+use crate::{DevicePtr, GpuError, Launch, Properties};
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -112,6 +112,15 @@ impl Emulator {
 impl Driver for Emulator {
     fn name(&self) -> &str {
         "emulated"
+    }
+
+    /// So few that blocks have more than one thing to do.
+    fn properties(&self) -> Properties {
+        Properties { multiprocessors: 2, shared_bytes: 164 << 10 }
+    }
+
+    fn is_emulated(&self) -> bool {
+        true
     }
 
     fn memory(&self) -> Result<(usize, usize), GpuError> {

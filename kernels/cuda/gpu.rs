@@ -1,7 +1,7 @@
 //! A device, its memory, and the one launcher.
 
 use crate::driver::{Driver, GraphId};
-use crate::{Arg, DevicePtr, GpuError, Launch};
+use crate::{Arg, DevicePtr, GpuError, Launch, Properties};
 use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 
@@ -28,8 +28,14 @@ impl Gpu {
         Ok(Gpu::new(crate::nvidia::Nvidia::open(ordinal)?))
     }
 
+    /// An emulated device: this build has no other.
+    #[cfg(all(feature = "emulate", not(feature = "cuda")))]
+    pub fn open(ordinal: usize) -> Result<Gpu, GpuError> {
+        Ok(Gpu::emulated(ordinal as u64))
+    }
+
     /// Device number `ordinal` of the system: not in this build.
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(not(any(feature = "cuda", feature = "emulate")))]
     pub fn open(_ordinal: usize) -> Result<Gpu, GpuError> {
         Err(GpuError::Unavailable("this library was built without CUDA (feature `cuda`)".into()))
     }
@@ -54,6 +60,16 @@ impl Gpu {
     /// The device's own name.
     pub fn name(&self) -> &str {
         self.0.driver.name()
+    }
+
+    /// What launches are fitted to.
+    pub fn properties(&self) -> Properties {
+        self.0.driver.properties()
+    }
+
+    /// Whether this is no device, but the emulator.
+    pub fn is_emulated(&self) -> bool {
+        self.0.driver.is_emulated()
     }
 
     /// Free and total bytes of the device's memory.

@@ -12,24 +12,34 @@
 
 #[path = "../act_mul/cuda.rs"]
 pub mod act_mul;
+#[path = "../attention/cuda.rs"]
+pub mod attention;
 mod driver;
 #[path = "../embed/cuda.rs"]
 pub mod embed;
 #[cfg(feature = "emulate")]
 mod emulator;
 mod error;
+#[path = "../gather/cuda.rs"]
+pub mod gather;
 mod gpu;
+#[path = "../kv_write/cuda.rs"]
+pub mod kv_write;
 #[path = "../linear/cuda.rs"]
 pub mod linear;
 #[cfg(feature = "cuda")]
 mod nvidia;
+#[path = "../rms_norm/cuda.rs"]
+pub mod rms_norm;
+#[path = "../rope/cuda.rs"]
+pub mod rope;
 #[path = "../sample/cuda.rs"]
 pub mod sample;
 mod tensor;
 #[cfg(test)]
 mod testing;
 
-pub use driver::{Arg, DevicePtr, Launch};
+pub use driver::{Arg, DevicePtr, Launch, Properties};
 pub use error::GpuError;
 pub use gpu::{Gpu, GpuBuffer, Graph, PinnedBuffer};
 pub use tensor::{Element, GpuTensor};

@@ -4,9 +4,9 @@
 //! caller's business. The library is probed before the first call, which would panic without it.
 
 use crate::driver::{Driver, GraphId};
-use crate::{DevicePtr, GpuError, Launch};
+use crate::{DevicePtr, GpuError, Launch, Properties};
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys;
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
 
@@ -27,6 +27,7 @@ pub struct Nvidia {
     modules: Vec<sys::CUmodule>,
     kernels: HashMap<String, sys::CUfunction>,
     name: String,
+    properties: Properties,
 }
 
 // SAFETY: the driver's handles may be used from any thread that has entered the context.
@@ -59,12 +60,18 @@ impl Nvidia {
     /// Opens device `ordinal` and loads all kernels.
     pub fn open(ordinal: usize) -> Result<Nvidia, GpuError> {
         let (device, name) = find(ordinal)?;
+        let properties = Properties {
+            multiprocessors: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+            shared_bytes: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?
+                as usize,
+        };
         // SAFETY: the device is one that the driver named; handles are used as the driver's manual has it. What is made
         // here is given back by `drop`, also if a later call fails, because `nvidia` owns it from the beginning.
         unsafe {
             let context = tell("cuDevicePrimaryCtxRetain", result::primary_ctx::retain(device))?;
             let stream = std::ptr::null_mut();
-            let mut nvidia = Nvidia { device, context, stream, modules: Vec::new(), kernels: HashMap::new(), name };
+            let (modules, kernels) = (Vec::new(), HashMap::new());
+            let mut nvidia = Nvidia { device, context, stream, modules, kernels, name, properties };
             nvidia.enter()?;
             nvidia.stream = tell("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
             for (source, fatbin) in FATBINS {
@@ -96,10 +103,7 @@ impl Nvidia {
             let mut functions = vec![std::ptr::null_mut(); count as usize];
             let listed = sys::cuModuleEnumerateFunctions(functions.as_mut_ptr(), count, module).result();
             tell("cuModuleEnumerateFunctions", listed)?;
-            let most = attribute(
-                self.device,
-                sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-            )?;
+            let most = attribute(self.device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
             for function in functions {
                 let mut name = std::ptr::null();
                 tell("cuFuncGetName", sys::cuFuncGetName(&mut name, function).result())?;
@@ -121,7 +125,7 @@ impl Nvidia {
 
 /// Checks that driver and device serve.
 fn find(ordinal: usize) -> Result<(sys::CUdevice, String), GpuError> {
-    use sys::CUdevice_attribute_enum::{
+    use Attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
     // SAFETY: loading the driver's library runs its initialisers, as any program that uses CUDA does.
@@ -160,6 +164,14 @@ fn attribute(device: sys::CUdevice, which: sys::CUdevice_attribute) -> Result<c_
 impl Driver for Nvidia {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn properties(&self) -> Properties {
+        self.properties
+    }
+
+    fn is_emulated(&self) -> bool {
+        false
     }
 
     fn memory(&self) -> Result<(usize, usize), GpuError> {

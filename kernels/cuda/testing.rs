@@ -13,6 +13,8 @@ pub fn gpus() -> Vec<Gpu> {
     let mut gpus = Vec::new();
     #[cfg(feature = "emulate")]
     gpus.extend(SEEDS.map(Gpu::emulated));
+    // Without CUDA, `open` gives one more emulated device.
+    #[cfg(any(feature = "cuda", not(feature = "emulate")))]
     match Gpu::open(0) {
         Ok(gpu) => gpus.push(gpu),
         Err(error) => eprintln!("SKIPPED: {}: {error}", std::thread::current().name().unwrap_or("a test")),

@@ -5,12 +5,12 @@
 //! rows follow its codes. New memory holds whatever was there: attention reads no slot that holds no token.
 
 use crate::{Arg, DevicePtr, Element, Gpu, GpuBuffer, GpuError, GpuTensor, Launch};
-use aieng_kernels::{KvCache, KvDType};
 use aieng_kernels::kv_write::KvShape;
+use aieng_kernels::{KvCache, KvDType};
 
 #[cfg(test)]
 #[path = "cuda_tests.rs"]
-mod tests;
+pub(crate) mod tests;
 
 /// What layers' beginnings are multiples of, so that 32 bits name them.
 const LAYER_ALIGN: usize = 1024;

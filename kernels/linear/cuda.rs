@@ -158,6 +158,11 @@ impl GpuWeight {
         Ok(GpuWeight { cols, parts: vec![part], gated: true })
     }
 
+    /// Whether it is one of gate and up, for [`gate_up`] alone.
+    pub fn is_gated(&self) -> bool {
+        self.gated
+    }
+
     /// Output features.
     pub fn rows(&self) -> usize {
         self.parts.iter().map(|part| part.outputs).sum()

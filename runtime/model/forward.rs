@@ -149,9 +149,9 @@ impl Pass<'_> {
         let mut qkv = TensorMut::new(&mut b.qkv, t, attn.qkv_cols());
         linear(device, Tensor::new(&b.normed, t, self.hidden), &w.qkv, &mut b.scratch, &mut qkv);
         b.recorder.stamp(Op::Qkv);
-        if attn.qk_norm {
-            rms_norm_in_place(device, &mut qkv.columns_mut(0..q_cols), &w.q_norm, eps);
-            rms_norm_in_place(device, &mut qkv.columns_mut(q_cols..q_cols + kv_cols), &w.k_norm, eps);
+        if let (Some(q_norm), Some(k_norm)) = (&w.q_norm, &w.k_norm) {
+            rms_norm_in_place(device, &mut qkv.columns_mut(0..q_cols), q_norm, eps);
+            rms_norm_in_place(device, &mut qkv.columns_mut(q_cols..q_cols + kv_cols), k_norm, eps);
             b.recorder.stamp(Op::Norm);
         }
         // Queries and keys stand side by side: one call turns both.
@@ -178,8 +178,8 @@ impl Pass<'_> {
         let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
         linear(device, attended.view(), &w.output, &mut b.scratch, &mut delta);
         b.recorder.stamp(Op::Output);
-        if self.layer.post_norms {
-            rms_norm_in_place(device, &mut delta, &w.attn_post_norm, eps);
+        if let Some(norm) = &w.attn_post_norm {
+            rms_norm_in_place(device, &mut delta, norm, eps);
             b.recorder.stamp(Op::Norm);
         }
     }
@@ -200,8 +200,8 @@ impl Pass<'_> {
         let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
         linear(device, gated.view(), &w.down, &mut b.scratch, &mut delta);
         b.recorder.stamp(Op::Down);
-        if self.layer.post_norms {
-            rms_norm_in_place(device, &mut delta, &w.mlp_post_norm, eps);
+        if let Some(norm) = &w.mlp_post_norm {
+            rms_norm_in_place(device, &mut delta, norm, eps);
             b.recorder.stamp(Op::Norm);
         }
     }

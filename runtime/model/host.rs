@@ -2,7 +2,7 @@
 
 use super::forward;
 use super::profile::Recorder;
-use super::spec::{LayerSpec, ModelSpec};
+use super::spec::ModelSpec;
 use super::weights::Weights;
 use super::{Limits, Progress, kv_blocks, open_device};
 use crate::batch::Batch;
@@ -33,8 +33,7 @@ impl Host {
     ) -> Result<Host> {
         let device = open_device(config)?;
         let weights = Weights::load(file, spec, &device, progress)?;
-        let shape = |l: &LayerSpec| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim };
-        let shapes: Vec<KvShape> = spec.layers.iter().map(shape).collect();
+        let shapes = kv_shapes(spec);
         let dtype = config.kv_dtype.unwrap_or(default_kv_dtype(&device));
         let blocks = kv_blocks(config, limits.context, KvCache::bytes_of_block(dtype, &shapes))?;
         let cache = KvCache::new(dtype, shapes, blocks)
@@ -80,6 +79,11 @@ impl Host {
     pub(super) fn logits_row(&self, row: usize) -> &[f32] {
         forward::logits_row(self, row)
     }
+}
+
+/// What each layer stores for a token.
+pub(super) fn kv_shapes(spec: &ModelSpec) -> Vec<KvShape> {
+    spec.layers.iter().map(|l| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim }).collect()
 }
 
 /// What the device computes attention from fastest, among the formats that cost no quality.

@@ -1,6 +1,7 @@
 //! A model: its spec, its weights, its KV cache, and the one forward pass that runs every architecture.
 
 mod arch;
+mod cuda;
 mod forward;
 mod host;
 mod profile;
@@ -15,7 +16,7 @@ mod weights;
 pub use arch::spec as read_spec;
 pub use profile::{Op, Spent, Work};
 pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
-pub use weights::{LayerWeights, Weights};
+pub use weights::{LayerWeights, Layout, Role, Weights};
 
 use crate::batch::Batch;
 use crate::engine::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};
@@ -23,6 +24,7 @@ use crate::load::Gguf;
 use crate::{Error, Result};
 use aieng_kernels::cpu::Pool;
 use aieng_kernels::{BLOCK_TOKENS, Cpu, Device, Isa, KvDType};
+use cuda::OnGpu;
 use host::Host;
 use std::path::Path;
 use std::sync::Arc;
@@ -51,6 +53,8 @@ pub struct Model {
 enum Place {
     /// The reference device or the CPU.
     Host(Box<Host>),
+    /// An NVIDIA GPU.
+    Cuda(Box<OnGpu>),
 }
 
 /// What a place must have room for.
@@ -68,7 +72,7 @@ impl Model {
     /// Loads `path` for the device in `config`.
     ///
     /// Errors: what [`Gguf::open`] says; [`Error::ModelFormat`] for missing or misshapen tensors and metadata;
-    /// [`Error::Unsupported`] for an architecture, head size or instruction set that is not there;
+    /// [`Error::Unsupported`] for an architecture, head size, instruction set or device that is not there;
     /// [`Error::InvalidArgument`] for a config out of range; [`Error::OutOfMemory`].
     pub fn load(path: &Path, config: &EngineConfig, progress: Progress) -> Result<Model> {
         Model::from_file(Gguf::open(path)?, config, progress)
@@ -87,10 +91,21 @@ impl Model {
         let limits = Limits { context, batch_tokens, sequences };
         // Before the weights, which tell the system that their pages are not needed again.
         let fingerprint = file.fingerprint();
-        let place = Place::Host(Box::new(Host::load(&file, &spec, config, limits, progress)?));
+        let place = match config.device {
+            DeviceConfig::Cuda(ordinal) => {
+                Place::Cuda(Box::new(OnGpu::load(ordinal, &file, &spec, config, limits, progress)?))
+            }
+            DeviceConfig::Reference | DeviceConfig::Cpu(_) => {
+                Place::Host(Box::new(Host::load(&file, &spec, config, limits, progress)?))
+            }
+        };
+        Ok(Model::new(place, spec, file, fingerprint, limits))
+    }
+
+    fn new(place: Place, spec: ModelSpec, file: Arc<Gguf>, fingerprint: u128, limits: Limits) -> Model {
         let kv_blocks = place.kv_blocks();
-        let (max_batch_tokens, logits_rows) = (batch_tokens, sequences);
-        Ok(Model { spec, place, file, fingerprint, context, kv_blocks, max_batch_tokens, logits_rows })
+        let Limits { context, batch_tokens: max_batch_tokens, sequences: logits_rows } = limits;
+        Model { spec, place, file, fingerprint, context, kv_blocks, max_batch_tokens, logits_rows }
     }
 
     /// What the model is.
@@ -98,15 +113,20 @@ impl Model {
         &self.spec
     }
 
-    /// Where sampling runs; on the host, all the rest too.
+    /// Where sampling runs; of a model on the host, all the rest too.
     pub fn device(&self) -> &Device {
-        let Place::Host(host) = &self.place;
-        host.device()
+        match &self.place {
+            Place::Host(host) => host.device(),
+            Place::Cuda(gpu) => gpu.device(),
+        }
     }
 
     /// The set of kernels: "cpu-avx512", for example.
     pub fn kernels(&self) -> &'static str {
-        self.device().name()
+        match &self.place {
+            Place::Host(host) => host.device().name(),
+            Place::Cuda(gpu) => gpu.kernels(),
+        }
     }
 
     /// The file it came from.
@@ -121,8 +141,10 @@ impl Model {
 
     /// Number of tokens that logits are computed for.
     pub fn vocab(&self) -> usize {
-        let Place::Host(host) = &self.place;
-        host.vocab()
+        match &self.place {
+            Place::Host(host) => host.vocab(),
+            Place::Cuda(gpu) => gpu.vocab(),
+        }
     }
 
     /// Longest sequence.
@@ -132,8 +154,10 @@ impl Model {
 
     /// Bytes of the weights as they are laid out.
     pub fn weight_bytes(&self) -> usize {
-        let Place::Host(host) = &self.place;
-        host.weight_bytes()
+        match &self.place {
+            Place::Host(host) => host.weight_bytes(),
+            Place::Cuda(gpu) => gpu.weight_bytes(),
+        }
     }
 
     /// Blocks of the KV cache.
@@ -143,8 +167,10 @@ impl Model {
 
     /// The KV cache's element format and bytes.
     pub fn kv_memory(&self) -> (KvDType, usize) {
-        let Place::Host(host) = &self.place;
-        host.kv_memory()
+        match &self.place {
+            Place::Host(host) => host.kv_memory(),
+            Place::Cuda(gpu) => gpu.kv_memory(),
+        }
     }
 
     /// Most tokens of a batch.
@@ -162,8 +188,10 @@ impl Model {
     ///
     /// Errors: [`Error::Internal`] where a device fails, which then computes nothing more.
     pub fn forward(&mut self, batch: &Batch) -> Result<()> {
-        let Place::Host(host) = &mut self.place;
-        host.forward(&self.spec, batch);
+        match &mut self.place {
+            Place::Host(host) => host.forward(&self.spec, batch),
+            Place::Cuda(gpu) => gpu.forward(&self.spec, batch)?,
+        }
         Ok(())
     }
 
@@ -172,22 +200,28 @@ impl Model {
     ///
     /// Errors: as [`Model::forward`].
     pub fn compute_logits(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
-        let Place::Host(host) = &mut self.place;
-        host.compute_logits(&self.spec, rows);
+        match &mut self.place {
+            Place::Host(host) => host.compute_logits(&self.spec, rows),
+            Place::Cuda(gpu) => gpu.compute_logits(&self.spec, rows)?,
+        }
         Ok(())
     }
 
     /// Row `row` `[vocab]` of the last [`Model::compute_logits`].
     pub fn logits_row(&self, row: usize) -> &[f32] {
-        let Place::Host(host) = &self.place;
-        host.logits_row(row)
+        match &self.place {
+            Place::Host(host) => host.logits_row(row),
+            Place::Cuda(gpu) => gpu.logits_row(row),
+        }
     }
 }
 
 impl Place {
     fn kv_blocks(&self) -> usize {
-        let Place::Host(host) = self;
-        host.kv_blocks()
+        match self {
+            Place::Host(host) => host.kv_blocks(),
+            Place::Cuda(gpu) => gpu.kv_blocks(),
+        }
     }
 }
 
@@ -204,10 +238,12 @@ fn kv_blocks(config: &EngineConfig, context: usize, bytes: usize) -> Result<usiz
     }
 }
 
-/// The device that `config` asks for.
+/// The host's device that `config` asks for.
 pub(crate) fn open_device(config: &EngineConfig) -> Result<Device> {
-    let DeviceConfig::Cpu(isa) = config.device else {
-        return Ok(Device::Reference);
+    let isa = match config.device {
+        DeviceConfig::Reference => return Ok(Device::Reference),
+        DeviceConfig::Cpu(isa) => isa,
+        DeviceConfig::Cuda(_) => return Err(Error::Unsupported("this needs a device of the host".into())),
     };
     let isa = isa.unwrap_or_else(Isa::best);
     let threads = if config.threads == 0 { available_threads() } else { config.threads };

@@ -124,23 +124,26 @@ impl Add for Work {
 }
 
 impl Model {
-    /// Begins to record where the time goes, from nought.
+    /// Begins to record where the time goes, from nought; on the host only, whose operations end one after another.
     pub fn start_profile(&mut self) {
-        let Place::Host(host) = &mut self.place;
-        *host.recorder() = Recorder(Some(Clock { last: Instant::now(), spent: Spent::default() }));
+        if let Place::Host(host) = &mut self.place {
+            *host.recorder() = Recorder(Some(Clock { last: Instant::now(), spent: Spent::default() }));
+        }
     }
 
     /// Ends what [`Model::start_profile`] began: the parts add up to the time between the two. All zero without it.
     pub fn finish_profile(&mut self) -> Spent {
-        let Place::Host(host) = &mut self.place;
+        let Place::Host(host) = &mut self.place else { return Spent::default() };
         host.recorder().stamp(Op::Rest);
         std::mem::take(host.recorder()).0.map_or(Spent::default(), |clock| clock.spent)
     }
 
     /// The work of the matrix operations and of attention on `batch`; `None` for the others, which are short.
     pub fn work(&self, op: Op, batch: &Batch) -> Option<Work> {
-        let Place::Host(host) = &self.place;
-        host.work(&self.spec, op, batch)
+        match &self.place {
+            Place::Host(host) => host.work(&self.spec, op, batch),
+            Place::Cuda(_) => None,
+        }
     }
 }
 
