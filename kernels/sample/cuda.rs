@@ -21,8 +21,8 @@ const NONE: u32 = u32::MAX;
 const MAX_CHANGED: usize = 64;
 /// Entries of one draw's lists: every token seen or banned, and biases.
 const BIASES: usize = 4096;
-/// A vocabulary whose weights can be added up.
-const MAX_VOCAB: usize = 1 << 18;
+/// The largest vocabulary whose weights can be added up.
+pub const MAX_VOCAB: usize = 1 << 19;
 
 /// Memory to draw with, on the device and to exchange with it.
 #[derive(Debug)]
@@ -42,10 +42,14 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// For `draws` draws at once from rows of `vocab` logits; more take more launches. Panics for none of either, and for
-    /// a vocabulary above 2^18.
+    /// For `draws` draws at once from rows of `vocab` logits; more take more launches. Panics for none of either.
+    ///
+    /// Errors: [`GpuError::Unavailable`] for a vocabulary above [`MAX_VOCAB`]; [`GpuError::OutOfMemory`].
     pub fn new(gpu: &Gpu, draws: usize, vocab: usize) -> Result<Workspace, GpuError> {
-        assert!(draws > 0 && vocab > 0 && vocab <= MAX_VOCAB, "{draws} draws from {vocab} logits");
+        assert!(draws > 0 && vocab > 0, "{draws} draws from {vocab} logits");
+        if vocab > MAX_VOCAB {
+            return Err(GpuError::Unavailable(format!("a vocabulary of {vocab} tokens, above {MAX_VOCAB}")));
+        }
         let words = draws * DRAW + 2 * (2 * vocab + BIASES);
         Ok(Workspace {
             gpu: gpu.clone(),
@@ -90,6 +94,15 @@ pub fn sample(
         drawn.extend(answers.as_chunks::<4>().0.as_chunks::<ANSWER>().0.iter().map(unpack));
     }
     Ok(())
+}
+
+/// `x = cap tanh(x / cap)`, in place: what some models do to their logits `[L, vocab]`, which are f32 and end to end.
+pub fn soft_cap(gpu: &Gpu, cap: f32, logits: GpuTensor) -> Result<(), GpuError> {
+    logits.expect("logits", Element::F32, logits.rows(), logits.stride());
+    let count = logits.rows() * logits.cols();
+    let grid = [count.div_ceil(THREADS as usize) as u32, 1, 1];
+    let args = [logits.arg(), Arg::U32(count as u32), Arg::F32(cap)];
+    gpu.launch("sample_soft_cap", Launch { grid, block: THREADS, shared: 0 }, &args)
 }
 
 /// Packs draws from number `first` on, as many as one launch can take. Returns how many, and how many words they are.

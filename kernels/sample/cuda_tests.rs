@@ -211,3 +211,14 @@ fn draws_follow_the_probabilities() {
     close(Filter { min_p: 0.29, ..ALL }, [5.0 / 9.0, 2.5 / 9.0, 1.5 / 9.0, 0.0]);
     close(Filter { temperature: 0.5, ..ALL }, [0.25, 0.0625, 0.0225, 0.01].map(|square| square / 0.345));
 }
+
+#[test]
+fn a_soft_cap_bounds_logits() {
+    let values: Vec<f32> = (0..3 * 1111).map(|i| (i as f32 - 1600.0) / 20.0).collect();
+    let want: Vec<f32> = values.iter().map(|x| 30.0 * (x / 30.0).tanh()).collect();
+    for gpu in gpus() {
+        let matrix = Matrix::from(&gpu, Element::F32, 3, 1111, &values);
+        soft_cap(&gpu, 30.0, matrix.view()).unwrap();
+        crate::testing::assert_close(&matrix.read(), &want, 1111, 1e-6, "a cap of 30");
+    }
+}

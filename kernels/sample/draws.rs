@@ -121,12 +121,13 @@ impl Draws {
         Ok(())
     }
 
-    /// Forgets all of them, and keeps the memory.
-    pub fn clear(&mut self) {
-        self.entries.clear();
-        self.seen.clear();
-        self.bias.clear();
-        self.banned.clear();
+    /// Forgets all but the first `len`, and keeps the memory.
+    pub fn truncate(&mut self, len: usize) {
+        self.entries.truncate(len);
+        let (seen, bias, banned) = self.entries.last().map_or((0, 0, 0), |e| (e.seen.end, e.bias.end, e.banned.end));
+        self.seen.truncate(seen);
+        self.bias.truncate(bias);
+        self.banned.truncate(banned);
     }
 
     /// How many there are.
@@ -142,8 +143,7 @@ impl Draws {
     /// Draw number `i`.
     pub fn get(&self, i: usize) -> Draw<'_> {
         let Entry { row, choice, penalties, ref seen, ref bias, ref banned, logprobs } = self.entries[i];
-        let (seen, bias, banned) =
-            (&self.seen[seen.clone()], &self.bias[bias.clone()], &self.banned[banned.clone()]);
+        let (seen, bias, banned) = (&self.seen[seen.clone()], &self.bias[bias.clone()], &self.banned[banned.clone()]);
         Draw { row, choice, penalties, seen, bias, banned, logprobs }
     }
 

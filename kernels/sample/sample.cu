@@ -16,7 +16,7 @@ constexpr uint32_t BUCKETS = 2048; // 11 bits of a key
 constexpr uint32_t LIST = 1024;
 constexpr uint32_t BEST = 20;
 constexpr uint32_t NONE = 0xffffffffu;
-constexpr float WEIGHT_ONE = 0x1p44f; // times the largest vocabulary, 2^18, it leaves two bits of 64
+constexpr float WEIGHT_ONE = 0x1p44f; // times the largest vocabulary, 2^19, it fits 64 bits
 constexpr float LOG2_E = 1.44269504f;
 
 /// What one draw asks for, as cuda.rs packs it. Lists are places in the same buffer.
@@ -406,4 +406,9 @@ KERNEL_BOUNDS(1024, 1, sample_draws, const float* logits, uint32_t stride, uint3
         answer->logprob = d.reports ? row[token] - total : 0;
         answer->count = count;
     }
+}
+
+KERNEL_BOUNDS(1024, 1, sample_soft_cap, float* logits, uint32_t count, float cap) {
+    uint32_t i = blockIdx.x * sample::THREADS + threadIdx.x;
+    if (i < count) logits[i] = cap * tanhf(logits[i] / cap);
 }
