@@ -322,22 +322,27 @@ enum Path {
     Few1,
     /// Up to 32.
     Few4,
-    /// Tiles of 128 rows of x by 128 of W.
-    Many,
+    /// Tiles of 64 rows of x by 128 of W.
+    Many1,
+    /// Of 128 by 128.
+    Many2,
 }
 
-/// Rows of W and of x in a tile of [`Path::Many`].
+/// Rows of W in a tile of [`Path::Many1`] and [`Path::Many2`].
 const MANY_TILE: usize = 128;
-/// Blocks of it that keep a large device busy well enough.
+/// Blocks that keep a large device busy: about half its multiprocessors.
 const BUSY_BLOCKS: usize = 64;
 
 impl Path {
     fn of(rows: usize, outputs: usize) -> Path {
+        let busy = |tokens| outputs.div_ceil(MANY_TILE) * rows.div_ceil(tokens) >= BUSY_BLOCKS;
         match rows {
             0..=8 => Path::Few1,
             9..=32 => Path::Few4,
-            _ if outputs.div_ceil(MANY_TILE) * rows.div_ceil(MANY_TILE) < BUSY_BLOCKS && rows < 256 => Path::Few4,
-            _ => Path::Many,
+            // Few4 reads W again for each 32 rows of x; what is left of tiles of 128 would be idle.
+            65.. if busy(128) || rows > 512 => Path::Many2,
+            _ if busy(64) || rows > 256 => Path::Many1,
+            _ => Path::Few4,
         }
     }
 
@@ -345,19 +350,23 @@ impl Path {
     fn launch(self, format: Format, w_tiles: usize, cols: usize, rows: usize) -> (&'static str, Launch) {
         let stage = format.stage_cols() / format.cols() * format.record_bytes();
         let segments = cols.div_ceil(256).clamp(1, 8);
-        let (x_ring, x_step) = (4, 64);
+        let kernels = format.kernels();
         let (name, tiles, tokens, threads, shared) = match self {
-            Path::Few1 => (format.kernels().few1, 1, 8, 32 * segments, 3 * stage * segments),
-            Path::Few4 => (format.kernels().few4, 2, 32, 32 * segments, 2 * 2 * stage * segments),
-            Path::Many => {
-                let w_ring = (x_ring - 1usize).div_ceil(format.stage_cols() / x_step) + 1;
-                let sums = if format.has_minima() { 2 * 2 * 4 * MANY_TILE } else { 0 };
-                let shared = x_ring * x_step * 2 * MANY_TILE + w_ring * MANY_TILE / TILE * stage + sums;
-                (format.kernels().many, MANY_TILE / TILE, MANY_TILE, 256, shared)
-            }
+            Path::Few1 => (kernels.few1, 1, 8, 32 * segments, 3 * stage * segments),
+            Path::Few4 => (kernels.few4, 2, 32, 32 * segments, 2 * 2 * stage * segments),
+            Path::Many1 => (kernels.many1, MANY_TILE / TILE, 64, 128, Path::many_shared(format, stage, 64)),
+            Path::Many2 => (kernels.many2, MANY_TILE / TILE, 128, 256, Path::many_shared(format, stage, 128)),
         };
         let grid = [w_tiles.div_ceil(tiles) as u32, rows.div_ceil(tokens) as u32, 1];
         (name, Launch { grid, block: threads as u32, shared: shared as u32 })
+    }
+
+    /// Rings of x and of W, and sums.
+    fn many_shared(format: Format, stage: usize, tokens: usize) -> usize {
+        let (x_ring, step) = (4, 64);
+        let w_ring = (x_ring - 1usize).div_ceil(format.stage_cols() / step) + 1;
+        let sums = if format.has_minima() { 2 * 2 * 4 * tokens } else { 0 };
+        x_ring * step * 2 * tokens + w_ring * MANY_TILE / TILE * stage + sums
     }
 }
 

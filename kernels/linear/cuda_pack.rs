@@ -27,12 +27,13 @@ pub(crate) enum Format {
     Bf16,
 }
 
-/// The kernels of a format: up to 8 rows of x, up to 32 a block, many; and that which decodes rows.
+/// The kernels of a format: up to 8 rows of x, up to 32 a block, tiles of 64 and of 128; and that which decodes rows.
 #[derive(Debug)]
 pub(crate) struct Kernels {
     pub few1: &'static str,
     pub few4: &'static str,
-    pub many: &'static str,
+    pub many1: &'static str,
+    pub many2: &'static str,
     pub embed: &'static str,
 }
 
@@ -41,7 +42,8 @@ macro_rules! kernels {
         &Kernels {
             few1: concat!("linear_few1_", $name),
             few4: concat!("linear_few4_", $name),
-            many: concat!("linear_many_", $name),
+            many1: concat!("linear_many1_", $name),
+            many2: concat!("linear_many2_", $name),
             embed: concat!("embed_", $name),
         }
     };
@@ -170,10 +172,12 @@ fn place(row: usize) -> (usize, usize) {
     (row % 8, row / 8)
 }
 
+/// Pairs of columns, as the operands of two steps want them: rows g and g + 8 side by side.
 fn pack_bf16(row: &[u8], i: usize, out: &mut [u8]) {
     let (g, h) = place(i);
-    for (t, eight) in row.chunks_exact(16).enumerate() {
-        put(out, (32 * h + 4 * g + t) * 16, eight);
+    for (j, pair) in row.chunks_exact(4).enumerate() {
+        let (t, step, half) = (j / 4, j / 2 % 2, j % 2);
+        put(out, (32 * step + 4 * g + t) * 16 + 8 * half + 4 * h, pair);
     }
 }
 
@@ -217,26 +221,27 @@ fn lane_codes(format: Format, block: &[u8], t: usize) -> [u8; 8] {
 
 /// The codes of a row's block, without signs (`quant.rs` has the formats).
 fn unpack(format: Format, row: &[u8], codes: &mut [u8]) {
-    let high = |at: usize, i: usize| (row[at + i / 8] >> (i % 8) & 1) << 4;
-    for (i, code) in codes.iter_mut().enumerate() {
-        // What a file's formats of 32 have in common; and those of 256.
-        let nibble = |at: usize| (row[at + i % 16] >> (4 * (i / 16))) & 15;
-        let k_nibble = |at: usize| (row[at + i / 64 * 32 + i % 32] >> (4 * (i / 32 % 2))) & 15;
-        *code = match format {
-            Format::Q4_0 => nibble(2),
-            Format::Q4_1 => nibble(4),
-            Format::Q5_0 => nibble(6) | high(2, i),
-            Format::Q5_1 => nibble(8) | high(4, i),
-            Format::Q4K => k_nibble(16),
-            Format::Q5K => k_nibble(48) | ((row[16 + i % 32] >> (i / 32)) & 1) << 4,
-            Format::Q6K => {
-                let (half, g, j) = (i / 128, i % 128 / 32, i % 32);
-                let low = (row[half * 64 + g % 2 * 32 + j] >> (4 * (g / 2))) & 15;
-                low | ((row[128 + half * 32 + j] >> (2 * g)) & 3) << 4
-            }
-            Format::Int4Group32 | Format::Int4Group128 => (row[3 + i / 2] >> (4 * (i % 2))) & 15,
-            Format::Q8_0 | Format::Bf16 => unreachable!("packed as they are"),
-        };
+    fn fill(codes: &mut [u8], code: impl Fn(usize) -> u8) {
+        codes.iter_mut().enumerate().for_each(|(i, to)| *to = code(i));
+    }
+    // Nibbles of blocks of 32, and of sub-blocks in pairs; a fifth bit of blocks of 32.
+    let nibble = |at: usize, i: usize| (row[at + i % 16] >> (4 * (i / 16))) & 15;
+    let k_nibble = |at: usize, i: usize| (row[at + i / 64 * 32 + i % 32] >> (4 * (i / 32 % 2))) & 15;
+    let fifth = |at: usize, i: usize| ((row[at + i / 8] >> (i % 8)) & 1) << 4;
+    match format {
+        Format::Q4_0 => fill(codes, |i| nibble(2, i)),
+        Format::Q4_1 => fill(codes, |i| nibble(4, i)),
+        Format::Q5_0 => fill(codes, |i| nibble(6, i) | fifth(2, i)),
+        Format::Q5_1 => fill(codes, |i| nibble(8, i) | fifth(4, i)),
+        Format::Q4K => fill(codes, |i| k_nibble(16, i)),
+        Format::Q5K => fill(codes, |i| k_nibble(48, i) | ((row[16 + i % 32] >> (i / 32)) & 1) << 4),
+        Format::Q6K => fill(codes, |i| {
+            let (half, g, j) = (i / 128, i % 128 / 32, i % 32);
+            let low = (row[half * 64 + g % 2 * 32 + j] >> (4 * (g / 2))) & 15;
+            low | ((row[128 + half * 32 + j] >> (2 * g)) & 3) << 4
+        }),
+        Format::Int4Group32 | Format::Int4Group128 => fill(codes, |i| (row[3 + i / 2] >> (4 * (i % 2))) & 15),
+        Format::Q8_0 | Format::Bf16 => unreachable!("packed as they are"),
     }
 }
 
