@@ -4,6 +4,7 @@
 
 use crate::queue::Queue;
 use crate::{Error, Result};
+use aieng_kernels::sample::{Candidate, DrawScratch};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
 
@@ -65,6 +66,11 @@ pub(crate) fn map<K: Eq + Hash, V, S: BuildHasher + Default>(what: &str, count: 
     let mut map = HashMap::default();
     map.try_reserve(count).map_err(|_| missing::<(K, V)>(what, count))?;
     Ok(map)
+}
+
+/// What the host draws from rows of `vocab` logits with.
+pub(crate) fn draw_scratch(vocab: usize) -> Result<DrawScratch> {
+    DrawScratch::new(vocab).map_err(|_| missing::<(f32, Candidate)>("candidates for a token", vocab))
 }
 
 /// Asks for memory and gives it back, before code that cannot be refused any: a crate's own tables, for example.

@@ -35,6 +35,8 @@ mod nvidia;
 pub mod rms_norm;
 #[path = "../rope/cuda.rs"]
 pub mod rope;
+#[path = "../sample/cuda.rs"]
+pub mod sample;
 mod tensor;
 #[cfg(test)]
 mod testing;

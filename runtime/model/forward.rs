@@ -80,7 +80,7 @@ impl Buffers {
 
 /// Runs the batch through all layers.
 pub(super) fn forward(host: &mut Host, spec: &ModelSpec, batch: &Batch) {
-    let Host { device, weights, cache, buffers } = host;
+    let Host { device, weights, cache, buffers, .. } = host;
     let (t, hidden) = (batch.len(), spec.hidden);
     buffers.recorder.stamp(Op::Rest);
     for (angles, frequencies) in buffers.angles.iter_mut().zip(&weights.ropes) {

@@ -23,6 +23,7 @@ use crate::engine::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};
 use crate::load::Gguf;
 use crate::{Error, Result};
 use aieng_kernels::cpu::Pool;
+use aieng_kernels::sample::{Drawn, Draws};
 use aieng_kernels::{BLOCK_TOKENS, Cpu, Device, Isa, KvDType};
 use cuda::OnGpu;
 use host::Host;
@@ -204,13 +205,34 @@ impl Model {
     }
 
     /// Computes logits of some of the last batch's `logits_indices`, by their place in that list; at most
-    /// [`Model::logits_rows`] of them.
+    /// [`Model::logits_rows`] of them. They stay where the model is, for [`Model::draw`].
     ///
     /// Errors: as [`Model::forward`].
-    pub fn compute_logits(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
+    pub fn launch_logits(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
         match &mut self.place {
             Place::Host(host) => host.compute_logits(&self.spec, rows),
-            Place::Cuda(gpu) => gpu.compute_logits(&self.spec, rows)?,
+            Place::Cuda(gpu) => gpu.launch_logits(&self.spec, rows)?,
+        }
+        Ok(())
+    }
+
+    /// As [`Model::launch_logits`], and brings them to the host, for [`Model::logits_row`].
+    pub fn compute_logits(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
+        let count = rows.len();
+        self.launch_logits(rows)?;
+        match &mut self.place {
+            Place::Host(_) => Ok(()),
+            Place::Cuda(gpu) => gpu.fetch_logits(count),
+        }
+    }
+
+    /// Answers draws from the rows of logits that were computed last; `drawn` is overwritten.
+    ///
+    /// Errors: as [`Model::forward`].
+    pub fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()> {
+        match &mut self.place {
+            Place::Host(host) => host.draw(draws, drawn),
+            Place::Cuda(gpu) => gpu.draw(draws, drawn)?,
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::TokenId;
 use crate::load::Gguf;
 use crate::model::tiny;
 use crate::sampling::SamplingParams;
+use aieng_kernels::sample::{DrawScratch, Drawn, Draws, draw_all};
 use std::collections::HashMap;
 
 fn config() -> EngineConfig {
@@ -230,8 +231,9 @@ impl Executor for Broken {
         Ok(())
     }
 
-    fn logits(&self, _: usize) -> &[f32] {
-        &self.logits
+    fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()> {
+        draw_all(&self.device, draws, |_| &self.logits, &mut DrawScratch::default(), drawn);
+        Ok(())
     }
 
     fn device(&self) -> &aieng_kernels::Device {
