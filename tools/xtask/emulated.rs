@@ -25,6 +25,8 @@ pub fn run(report: &mut Report, environment: &Environment) {
     let mut runtime = cargo::cargo(&[&["test", "-p", "aieng-runtime", "--lib"], &flags[..], &["--", "cuda"]].concat());
     environment.apply(&mut runtime);
     libtest::run_command(report, "models on emulated GPUs", runtime);
+    let abi = cargo::cargo(&[&["test", "-p", "aieng", "--test", "abi"], &flags[..], &["--", "cuda"]].concat());
+    libtest::run_command(report, "a C program on an emulated GPU", abi);
     let mut cli = cargo::cargo(&[&["test", "-p", "aieng-cli", "--test", "cli"], &flags[..], &["--", "cuda"]].concat());
     // The tests' own binary, which has the emulator.
     Environment { home: environment.home.clone(), binary: None }.apply(&mut cli);

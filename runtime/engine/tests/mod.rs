@@ -1,3 +1,5 @@
+#[cfg(feature = "emulate")]
+mod cuda;
 mod determinism;
 mod features;
 mod steady;
