@@ -12,7 +12,7 @@ struct Case {
     softcap: Option<f32>,
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 9] = [
     Case { heads: 1, kv_heads: 1, dim: 16, sequences: &[(1, 1)], window: None, softcap: None },
     Case { heads: 9, kv_heads: 3, dim: 64, sequences: &[(1, 17), (1, 100), (5, 5)], window: None, softcap: None },
     Case { heads: 4, kv_heads: 1, dim: 256, sequences: &[(33, 33), (1, 16)], window: Some(20), softcap: None },
@@ -20,7 +20,13 @@ const CASES: [Case; 7] = [
     Case { heads: 14, kv_heads: 2, dim: 64, sequences: &[(3, 70)], window: Some(1), softcap: None },
     Case { heads: 6, kv_heads: 2, dim: 32, sequences: &[(65, 130)], window: Some(64), softcap: Some(30.0) },
     Case { heads: 5, kv_heads: 1, dim: 512, sequences: &[(2, 19)], window: None, softcap: None },
+    // Several pieces: threads share them where there are few rows.
+    Case { heads: 9, kv_heads: 3, dim: 64, sequences: &[(1, 700), (2, 257), (40, 520)], window: None, softcap: None },
+    Case { heads: 4, kv_heads: 2, dim: 32, sequences: &[(4, 600), (1, 1024)], window: Some(300), softcap: None },
 ];
+
+/// Tokens that there is room to share: as many as any case has, or none.
+const ROOM: usize = 2048;
 
 /// Scores are sums of `dim` products, and f16 keys are the same for all devices. Where keys are bf16, queries and weights
 /// are rounded to bf16 too, by up to a part in 512.
@@ -71,7 +77,7 @@ impl Setup {
         Setup { q, cache, cu_seqlens_q, context_lens, block_tables, cu_blocks, params }
     }
 
-    fn run(&self, device: &Device) -> Matrix {
+    fn run(&self, device: &Device, room: usize) -> Matrix {
         let mut out = Matrix::poisoned(self.q.rows(), self.q.cols());
         let sequences = Sequences {
             cu_seqlens_q: &self.cu_seqlens_q,
@@ -79,7 +85,8 @@ impl Setup {
             block_tables: &self.block_tables,
             cu_blocks: &self.cu_blocks,
         };
-        attention(device, self.q.view(), &self.cache, 0, sequences, self.params, &mut out.view_mut());
+        let mut partials = Partials::new(self.params.heads, 512, room, 0).unwrap();
+        attention(device, self.q.view(), &self.cache, 0, sequences, self.params, &mut partials, &mut out.view_mut());
         out
     }
 }
@@ -89,16 +96,16 @@ fn matches_the_reference() {
     for (i, case) in CASES.iter().enumerate() {
         for dtype in KvDType::ALL {
             let setup = Setup::new(case, dtype, i as u64);
-            let want = setup.run(&Device::Reference);
+            let want = setup.run(&Device::Reference, 0);
             for device in cpus() {
-                let out = setup.run(&device);
+                let out = setup.run(&device, ROOM);
                 assert_close(&out, &want, tolerance(dtype), &format!("case {i} {} on {}", dtype.name(), device.name()));
             }
         }
     }
 }
 
-/// The last token of a chunk of many gets the same bits as when it comes alone.
+/// The last token of a chunk of many gets the same bits as when it comes alone, shared by threads or not.
 #[test]
 fn a_row_does_not_depend_on_its_chunk() {
     let cases =
@@ -106,13 +113,13 @@ fn a_row_does_not_depend_on_its_chunk() {
     for (dtype, i, case) in cases {
         let setup = Setup::new(case, dtype, i as u64);
         for device in devices() {
-            let whole = setup.run(&device);
+            let whole = setup.run(&device, 0);
             let last_rows: Vec<usize> = setup.cu_seqlens_q[1..].iter().map(|end| *end as usize - 1).collect();
             let mut alone = Setup::new(case, dtype, i as u64);
             let rows: Vec<f32> = last_rows.iter().flat_map(|r| setup.q.view().row(*r).to_vec()).collect();
             alone.q = Matrix::from_rows(&rows, last_rows.len(), setup.q.cols());
             alone.cu_seqlens_q = (0..=last_rows.len() as u32).collect();
-            let out = alone.run(&device);
+            let out = alone.run(&device, ROOM);
             for (r, row) in last_rows.iter().enumerate() {
                 let bits = |m: &Matrix, r: usize| m.view().row(r).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&out, r), bits(&whole, *row), "case {i} {} on {}", dtype.name(), device.name());

@@ -82,6 +82,7 @@ impl Model {
             weights.vocab(),
             config.max_batch_tokens,
             config.max_sequences,
+            blocks * BLOCK_TOKENS,
         )?;
         Ok(Model {
             device,
