@@ -12,7 +12,7 @@ use aieng_runtime::log::{Log, Writer};
 use aieng_runtime::{Error, Isa, KvDType, Result};
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -171,6 +171,23 @@ fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).unwrap_or_default()
 }
 
+/// A file's path, which is no longer than the system takes.
+///
+/// # Safety
+/// `path` is NULL or a string that ends in NUL.
+unsafe fn file_path(path: *const c_char) -> Result<PathBuf> {
+    if path.is_null() {
+        return Err(invalid("path: NULL".into()));
+    }
+    // SAFETY: not NULL, so a string that ends in NUL.
+    let bytes = unsafe { CStr::from_ptr(path) }.to_bytes();
+    let most = libc::PATH_MAX as usize - 1;
+    if bytes.len() > most {
+        return Err(invalid(format!("path: {} bytes, at most {most} allowed", bytes.len())));
+    }
+    Ok(OsStr::from_bytes(bytes).into())
+}
+
 /// Loads what the caller asks for.
 ///
 /// # Safety
@@ -237,15 +254,11 @@ pub unsafe extern "C" fn aieng_engine_create(
         // SAFETY: NULL or a struct of the size it begins with.
         let config = unsafe { read("config", config) };
         let simulated = config.as_ref().is_ok_and(|config| config.device == AIENG_DEVICE_SIMULATED);
-        let path = match path.is_null() {
-            true if !simulated => return Err(invalid("path: NULL".into())),
-            // SAFETY: not NULL, so a string that ends in NUL.
-            false if !simulated => Some(Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()))),
-            _ => None,
-        };
+        // SAFETY: passed on.
+        let path = if simulated { None } else { Some(unsafe { file_path(path) }?) };
         let vacancy = ENGINES.vacancy()?;
         // SAFETY: passed on.
-        let number = vacancy.fill(unsafe { create(path.map(Path::to_owned), &config?) }?);
+        let number = vacancy.fill(unsafe { create(path, &config?) }?);
         // SAFETY: as above.
         unsafe { engine.write_unaligned(std::ptr::without_provenance_mut(number as usize)) };
         Ok(AIENG_OK)

@@ -22,8 +22,8 @@ pub mod rms_norm;
 pub mod rope;
 pub mod sample;
 mod tensor;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use act_mul::act_mul;
 pub use attention::attention;

@@ -146,7 +146,7 @@ fn f16_at(block: &[u8], offset: usize) -> f32 {
 
 /// Scale and minimum `s` (0..8) of the 12 packed bytes of Q4_K and Q5_K: the low 6 bits of bytes 0..4 and 4..8 are the
 /// first four of each; the rest have 4 bits in bytes 8..12 and the 2 upper bits on top of the earlier bytes.
-fn k_scale_min(scales: &[u8], s: usize) -> (u8, u8) {
+pub fn k_scale_min(scales: &[u8], s: usize) -> (u8, u8) {
     if s < 4 {
         (scales[s] & 63, scales[s + 4] & 63)
     } else {

@@ -109,7 +109,7 @@ impl<'a> TensorMut<'a> {
     }
 
     /// As [`TensorMut::columns_mut`], for good.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn into_columns(self, range: Range<usize>) -> TensorMut<'a> {
         let data = if self.rows == 0 { self.data } else { &mut self.data[range.start..] };
         let len = span(self.rows, range.len(), self.stride);

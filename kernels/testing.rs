@@ -10,11 +10,14 @@ use std::sync::Arc;
 pub struct Rng(u64);
 
 impl Rng {
+    /// Prints its seed.
     pub fn new(seed: u64) -> Rng {
         eprintln!("seed {seed}");
         Rng(seed)
     }
 
+    /// 64 random bits.
+    #[allow(clippy::should_implement_trait, reason = "it never ends")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,6 +25,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
+    /// In `0..n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
@@ -31,10 +35,12 @@ impl Rng {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
+    /// `n` numbers in [-1, 1).
     pub fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.float()).collect()
     }
 
+    /// `0..n` in random order.
     pub fn permutation(&mut self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
         for i in (1..n).rev() {
@@ -56,6 +62,7 @@ const GUARD: usize = 19;
 const GUARD_BITS: u32 = 0x7fc0_dead;
 
 impl Matrix {
+    /// All of one value.
     pub fn filled(rows: usize, cols: usize, value: f32) -> Matrix {
         let mut data = vec![f32::from_bits(GUARD_BITS); GUARD + rows * (cols + GUARD)];
         for row in data[GUARD..].chunks_exact_mut(cols + GUARD) {
@@ -64,14 +71,17 @@ impl Matrix {
         Matrix { data, rows, cols }
     }
 
+    /// All NaN.
     pub fn poisoned(rows: usize, cols: usize) -> Matrix {
         Matrix::filled(rows, cols, f32::NAN)
     }
 
+    /// Numbers in [-1, 1).
     pub fn random(rng: &mut Rng, rows: usize, cols: usize) -> Matrix {
         Matrix::from_rows(&rng.floats(rows * cols), rows, cols)
     }
 
+    /// Holds `values`, whose rows lie end to end.
     pub fn from_rows(values: &[f32], rows: usize, cols: usize) -> Matrix {
         let mut m = Matrix::poisoned(rows, cols);
         for (r, values) in values.chunks_exact(cols).enumerate() {
@@ -80,23 +90,28 @@ impl Matrix {
         m
     }
 
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Number of columns.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
+    /// Row `r`.
     pub fn row_mut(&mut self, r: usize) -> &mut [f32] {
         let start = GUARD + r * (self.cols + GUARD);
         &mut self.data[start..start + self.cols]
     }
 
+    /// To read.
     pub fn view(&self) -> Tensor<'_> {
         Tensor::new(&self.data[GUARD..], self.rows, self.cols + GUARD).columns(0..self.cols)
     }
 
+    /// To write.
     pub fn view_mut(&mut self) -> TensorMut<'_> {
         let (rows, cols) = (self.rows, self.cols);
         TensorMut::new(&mut self.data[GUARD..], rows, cols + GUARD).into_columns(0..cols)

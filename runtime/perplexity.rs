@@ -48,14 +48,14 @@ pub fn perplexity(
         if let Some(bos) = bos {
             window[0] = bos.0;
         }
-        score(model, &window, &mut sums);
+        score(model, &window, &mut sums)?;
         progress((i + 1) as f32 / count as f32, sums.result().value);
     }
     Ok(sums.result())
 }
 
 /// Adds up the negative log-likelihoods of a window's second half.
-fn score(model: &mut Model, window: &[u32], sums: &mut Sums) {
+fn score(model: &mut Model, window: &[u32], sums: &mut Sums) -> Result<()> {
     let table: Vec<u32> = (0..window.len().div_ceil(BLOCK_TOKENS) as u32).collect();
     let first_scored = window.len() / 2;
     let mut batch = Batch::default();
@@ -67,13 +67,13 @@ fn score(model: &mut Model, window: &[u32], sums: &mut Sums) {
         let logits = if done < first_scored { Logits::None } else { Logits::All };
         batch.clear();
         batch.push(&window[done..end], done, &table, logits);
-        model.forward(&batch);
+        model.forward(&batch)?;
         // The window's last token is followed by nothing that could be scored.
         let rows = if logits == Logits::All { end.min(window.len() - 1) - done } else { 0 };
         let mut row = 0;
         while row < rows {
             let n = model.logits_rows().min(rows - row);
-            model.compute_logits(row..row + n);
+            model.compute_logits(row..row + n)?;
             for i in 0..n {
                 let logits = model.logits_row(i);
                 let next = window[done + row + i + 1] as usize;
@@ -83,6 +83,7 @@ fn score(model: &mut Model, window: &[u32], sums: &mut Sums) {
         }
         done = end;
     }
+    Ok(())
 }
 
 /// Negative log-likelihoods and their squares.

@@ -100,21 +100,21 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// Errors: [`Error::InvalidArgument`] if the load does not fit the model's context, KV cache or batch.
 pub fn profile(model: &mut Model, load: Load, repetitions: usize) -> Result<Profile> {
     check(model, load)?;
-    Ok(on_own_thread(|| {
+    on_own_thread(|| {
         model.device().pin_caller();
         measure(model, load, repetitions)
-    }))
+    })
 }
 
-fn measure(model: &mut Model, load: Load, repetitions: usize) -> Profile {
+fn measure(model: &mut Model, load: Load, repetitions: usize) -> Result<Profile> {
     let mut driver = Driver { load, batch: Batch::default(), state: 0 };
-    driver.fill(model);
-    driver.sample(model, &mut Vec::new());
+    driver.fill(model)?;
+    driver.sample(model, &mut Vec::new())?;
     let mut works = Vec::new();
     let mut samples: Vec<Spent> = Vec::new();
     for _ in 0..repetitions.max(1) {
         works.clear();
-        samples.push(driver.sample(model, &mut works));
+        samples.push(driver.sample(model, &mut works)?);
     }
     samples.sort_by_key(|spent| spent.iter().sum::<Duration>());
     let median = samples[samples.len() / 2];
@@ -126,7 +126,7 @@ fn measure(model: &mut Model, load: Load, repetitions: usize) -> Profile {
             OpProfile { op, time: median[op as usize] / steps, work: parts.reduce(|a, b| a + b) }
         })
         .collect();
-    Profile { total: operations.iter().map(|o| o.time).sum(), operations }
+    Ok(Profile { total: operations.iter().map(|o| o.time).sum(), operations })
 }
 
 fn check(model: &Model, load: Load) -> Result<()> {
@@ -158,10 +158,8 @@ struct Driver {
 
 impl Driver {
     /// The sequences' context.
-    fn fill(&mut self, model: &mut Model) {
-        for sequence in 0..self.load.sequences {
-            self.prefill(model, sequence, 0..self.load.depth, &mut |_, _| ());
-        }
+    fn fill(&mut self, model: &mut Model) -> Result<()> {
+        (0..self.load.sequences).try_for_each(|s| self.prefill(model, s, 0..self.load.depth, &mut |_, _| Ok(())))
     }
 
     /// Tokens `range` of one sequence, in as few steps as there can be; `ran` sees each behind its layers.
@@ -170,18 +168,19 @@ impl Driver {
         model: &mut Model,
         sequence: usize,
         range: std::ops::Range<usize>,
-        ran: &mut dyn FnMut(&mut Model, &Batch),
-    ) {
+        ran: &mut dyn FnMut(&mut Model, &Batch) -> Result<()>,
+    ) -> Result<()> {
         let mut done = range.start;
         while done < range.end {
             let end = range.end.min(done + model.max_batch_tokens());
             let logits = if end == range.end { Logits::Last } else { Logits::None };
             self.batch.clear();
             self.push(model, sequence, done..end, logits);
-            model.forward(&self.batch);
-            ran(model, &self.batch);
+            model.forward(&self.batch)?;
+            ran(model, &self.batch)?;
             done = end;
         }
+        Ok(())
     }
 
     fn push(&mut self, model: &Model, sequence: usize, range: std::ops::Range<usize>, logits: Logits) {
@@ -198,7 +197,7 @@ impl Driver {
     }
 
     /// One sample's times; the work of its prefill, or of one of its steps, is added to `works`.
-    fn sample(&mut self, model: &mut Model, works: &mut Vec<(Op, Work)>) -> Spent {
+    fn sample(&mut self, model: &mut Model, works: &mut Vec<(Op, Work)>) -> Result<Spent> {
         let Load { phase, sequences, depth } = self.load;
         let mut note = |model: &Model, batch: &Batch| {
             works.extend(Op::ALL.into_iter().filter_map(|op| model.work(op, batch).map(|work| (op, work))));
@@ -208,9 +207,10 @@ impl Driver {
             Phase::Prefill(tokens) => {
                 for sequence in 0..sequences {
                     self.prefill(model, sequence, depth..depth + tokens, &mut |model, batch| {
-                        finish(model, batch.logits_indices.len());
+                        finish(model, batch.logits_indices.len())?;
                         note(model, batch);
-                    });
+                        Ok(())
+                    })?;
                 }
             }
             // The same position again: each step computes the same, however many there are.
@@ -218,24 +218,25 @@ impl Driver {
                 for step in 0..DECODE_STEPS {
                     self.batch.clear();
                     (0..sequences).for_each(|s| self.push(model, s, depth..depth + 1, Logits::Last));
-                    model.forward(&self.batch);
-                    finish(model, sequences);
+                    model.forward(&self.batch)?;
+                    finish(model, sequences)?;
                     if step == 0 {
                         note(model, &self.batch);
                     }
                 }
             }
         }
-        model.finish_profile()
+        Ok(model.finish_profile())
     }
 }
 
 /// Logits, and the likeliest token of each row.
-fn finish(model: &mut Model, rows: usize) {
+fn finish(model: &mut Model, rows: usize) -> Result<()> {
     if rows > 0 {
-        model.compute_logits(0..rows);
+        model.compute_logits(0..rows)?;
         (0..rows).for_each(|row| _ = argmax(model.device(), model.logits_row(row)));
     }
+    Ok(())
 }
 
 #[cfg(test)]

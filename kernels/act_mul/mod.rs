@@ -1,5 +1,7 @@
 //! `out = act(gate) * up` (gated linear units, arXiv:2002.05202), gate and up side by side: `[T, 2F]` to `[T, F]`.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod cases;
 #[cfg(test)]
 mod tests;
 

@@ -1,8 +1,6 @@
+use super::cases::CASES;
 use super::*;
 use crate::testing::{Matrix, Rng, assert_close, cpus};
-
-/// (rows, width)
-const CASES: [(usize, usize); 6] = [(1, 1), (1, 16), (3, 31), (17, 1536), (9, 2048), (2, 48)];
 
 #[test]
 fn matches_the_reference() {

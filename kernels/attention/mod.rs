@@ -6,6 +6,8 @@
 //! running maximum (online softmax, arXiv:1805.02867); pieces of 256 are summed by themselves and merged in their order, so that
 //! threads can share a long context, and the order of every sum follows from the position alone. On the CPU queries and weights are rounded to bf16 where the cache is bf16.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod cases;
 mod cpu;
 mod reference;
 mod state;

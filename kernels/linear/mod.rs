@@ -6,6 +6,8 @@
 //! the batch.
 
 mod activations;
+#[cfg(any(test, feature = "testing"))]
+pub mod cases;
 mod cpu;
 mod format;
 mod reference;

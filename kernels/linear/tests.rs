@@ -1,24 +1,8 @@
+use super::cases::{CASES, columns};
 use super::*;
 use crate::Arena;
 use crate::quant::DType;
 use crate::testing::{Matrix, Rng, assert_close, cpus, random_source};
-
-/// (rows of x, outputs, columns); columns are rounded up to whole blocks.
-const CASES: [(usize, usize, usize); 9] = [
-    (1, 1, 1),
-    (1, 16, 32),
-    (1, 48, 256),
-    (2, 17, 96),
-    (3, 33, 576),
-    (7, 40, 288),
-    (13, 15, 512),
-    (16, 64, 1536),
-    (67, 100, 320),
-];
-
-fn columns(dtype: DType, cols: usize) -> usize {
-    cols.next_multiple_of(dtype.block_len())
-}
 
 fn run(device: &Device, x: &Matrix, sources: &[Source], bias: &[f32]) -> Matrix {
     run_with(Precision::COARSE, device, x, sources, bias)

@@ -1,6 +1,8 @@
 //! `out = x / sqrt(mean(x²) + eps) * weight` (arXiv:1910.07467), over groups of `weight.len()` columns: the whole row, or
 //! each head of it. A group's squares are summed in a fixed order.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod cases;
 mod cpu;
 mod reference;
 #[cfg(test)]

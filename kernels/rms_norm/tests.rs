@@ -1,9 +1,6 @@
+use super::cases::CASES;
 use super::*;
 use crate::testing::{Matrix, Rng, assert_close, cpus};
-
-/// (rows, groups in a row, width of a group)
-const CASES: [(usize, usize, usize); 7] =
-    [(1, 1, 1), (1, 1, 15), (3, 1, 576), (2, 3, 64), (17, 1, 640), (33, 5, 33), (1, 4, 256)];
 
 /// A few units in the last place of a sum of `n` squares.
 const TOLERANCE: f32 = 3e-6;

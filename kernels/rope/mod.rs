@@ -4,6 +4,8 @@
 //! Frequencies are worked out once for a model ([`Frequencies`]), angles once for a step ([`RopeAngles`]), and all layers
 //! that share frequencies share the angles.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod cases;
 mod frequencies;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,6 @@
+use super::cases::CASES;
 use super::*;
 use crate::testing::{Matrix, Rng, assert_close, devices};
-
-/// (rows, heads, head_dim, dims)
-const CASES: [(usize, usize, usize, usize); 5] =
-    [(1, 1, 64, 64), (5, 3, 64, 64), (19, 4, 256, 256), (3, 2, 80, 32), (2, 1, 10, 6)];
 
 /// Turns by complex multiplication in f64.
 fn oracle(x: &Matrix, head_dim: usize, style: Style, frequencies: &Frequencies, positions: &[u32]) -> Matrix {

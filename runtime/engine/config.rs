@@ -16,6 +16,9 @@ pub enum DeviceConfig {
     Reference,
     /// The CPU; `None` picks the best instruction set.
     Cpu(Option<Isa>),
+    /// The NVIDIA GPU of this number. In a build with the emulator and without CUDA it is an emulated one, and the number the
+    /// seed of its orders.
+    Cuda(usize),
 }
 
 /// How to load and run a model. [`Default`] suits one user on the whole machine.
@@ -37,8 +40,8 @@ pub struct EngineConfig {
     pub kv_tokens: usize,
     /// KV cache size in bytes, if `kv_tokens` is 0; 0 leaves it to `kv_tokens`.
     pub kv_bytes: usize,
-    /// Element format of the KV cache; `None` takes F32 on the reference device, BF16 where the CPU multiplies
-    /// that in one instruction, and F16 elsewhere.
+    /// Element format of the KV cache; `None` takes F32 on the reference device, BF16 on a GPU and where the
+    /// CPU multiplies that in one instruction, and F16 elsewhere.
     pub kv_dtype: Option<KvDType>,
     /// Requests accepted and not yet finished; one more is [`Error::Busy`].
     pub max_requests: usize,

@@ -1,5 +1,6 @@
 //! The seam between scheduling and computing: a batch goes in, logits come out.
 
+use crate::Result;
 use crate::batch::Batch;
 use crate::model::Model;
 use aieng_kernels::Device;
@@ -8,13 +9,17 @@ use std::ops::Range;
 /// Computes batches. The step thread owns it; a test may put a fake in the model's place.
 pub trait Executor: Send {
     /// Copies the batch's blocks and computes its tokens: their keys and values are then in the cache.
-    fn execute(&mut self, batch: &Batch);
+    ///
+    /// Errors: a device has failed, and computes nothing more.
+    fn execute(&mut self, batch: &Batch) -> Result<()>;
 
     /// Most rows of [`Executor::compute_logits`]; at least 1.
     fn logits_rows(&self) -> usize;
 
     /// Computes the logits of some of the last batch's `logits_indices`, by their place in that list.
-    fn compute_logits(&mut self, rows: Range<usize>);
+    ///
+    /// Errors: as [`Executor::execute`].
+    fn compute_logits(&mut self, rows: Range<usize>) -> Result<()>;
 
     /// Row `row` `[vocab]` of the last [`Executor::compute_logits`].
     fn logits(&self, row: usize) -> &[f32];
@@ -22,21 +27,26 @@ pub trait Executor: Send {
     /// Where sampling runs.
     fn device(&self) -> &Device;
 
+    /// The set of kernels: "cpu-avx512", for example.
+    fn kernels(&self) -> &'static str {
+        self.device().name()
+    }
+
     /// Names the model that computes.
     fn fingerprint(&self) -> u128;
 }
 
 impl Executor for Model {
-    fn execute(&mut self, batch: &Batch) {
-        self.forward(batch);
+    fn execute(&mut self, batch: &Batch) -> Result<()> {
+        self.forward(batch)
     }
 
     fn logits_rows(&self) -> usize {
         Model::logits_rows(self)
     }
 
-    fn compute_logits(&mut self, rows: Range<usize>) {
-        Model::compute_logits(self, rows);
+    fn compute_logits(&mut self, rows: Range<usize>) -> Result<()> {
+        Model::compute_logits(self, rows)
     }
 
     fn logits(&self, row: usize) -> &[f32] {
@@ -45,6 +55,10 @@ impl Executor for Model {
 
     fn device(&self) -> &Device {
         Model::device(self)
+    }
+
+    fn kernels(&self) -> &'static str {
+        Model::kernels(self)
     }
 
     fn fingerprint(&self) -> u128 {

@@ -28,16 +28,22 @@ pub struct Info {
     pub kv_bytes: usize,
 }
 
+/// What a file calls itself is cut after this: it may be as long as the file.
+const MAX_NAME_BYTES: usize = 256;
+
 impl Info {
     /// Of an executor without weights and cache, whose model says this of itself.
     pub(super) fn new(executor: &impl Executor, metadata: &Metadata) -> Info {
-        let text = |key| metadata.str(key).ok().flatten().unwrap_or_default().to_owned();
+        let text = |key| {
+            let text = metadata.str(key).ok().flatten().unwrap_or_default();
+            text[..text.floor_char_boundary(MAX_NAME_BYTES)].to_owned()
+        };
         let device = executor.device();
         Info {
             name: text("general.name"),
             architecture: text("general.architecture"),
             fingerprint: executor.fingerprint(),
-            kernels: device.name(),
+            kernels: executor.kernels(),
             isa: if let Device::Cpu(cpu) = device { Some(cpu.isa()) } else { None },
             threads: device.threads(),
             weight_bytes: 0,

@@ -62,7 +62,7 @@ impl Simulated {
 }
 
 impl Executor for Simulated {
-    fn execute(&mut self, batch: &Batch) {
+    fn execute(&mut self, batch: &Batch) -> Result<()> {
         let tokens = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         let until = Instant::now() + self.cost.step + self.cost.token * tokens;
         self.next.clear();
@@ -78,17 +78,19 @@ impl Executor for Simulated {
         while Instant::now() < until {
             std::hint::spin_loop();
         }
+        Ok(())
     }
 
     fn logits_rows(&self) -> usize {
         self.rows
     }
 
-    fn compute_logits(&mut self, rows: Range<usize>) {
+    fn compute_logits(&mut self, rows: Range<usize>) -> Result<()> {
         for (logits, next) in self.logits.chunks_exact_mut(VOCAB).zip(&self.next[rows]) {
             logits.fill(0.0);
             logits[*next as usize] = 4.0;
         }
+        Ok(())
     }
 
     fn logits(&self, row: usize) -> &[f32] {

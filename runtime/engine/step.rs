@@ -97,31 +97,38 @@ impl<E: Executor> StepLoop<E> {
     /// Steps until shutdown.
     pub(super) fn run(mut self) {
         self.executor.device().pin_caller();
-        let (reason, message) = match catch_unwind(AssertUnwindSafe(|| while self.turn() {})) {
-            Ok(()) => (FinishReason::Cancelled, None),
-            Err(panic) => {
-                let what = panic_message(&*panic);
-                let _ = self.shared.panic.set(what.clone());
-                self.shared.log.say(Level::Error, "engine", || format!("stopped by an internal error: {what}"));
-                (FinishReason::Error, Some(what))
-            }
+        let turns = catch_unwind(AssertUnwindSafe(|| -> Result<()> {
+            while self.turn()? {}
+            Ok(())
+        }));
+        let failure = match turns {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(panic_message(&*panic)),
         };
+        if let Some(what) = &failure {
+            let _ = self.shared.panic.set(what.clone());
+            self.shared.log.say(Level::Error, "engine", || format!("stopped by an internal error: {what}"));
+        }
+        let reason = if failure.is_some() { FinishReason::Error } else { FinishReason::Cancelled };
         // From here on submit fails; what slipped in before is ended with the rest.
         self.shared.shutdown.store(true, Ordering::SeqCst);
         // Ending requests runs the same code that may have panicked, so it is guarded too.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.end_all(reason, message.as_deref())));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.end_all(reason, failure.as_deref())));
         self.shared.log.say(Level::Info, "engine", || "ended".into());
         self.shared.ended.store(true, Ordering::SeqCst);
         self.shared.events.wake();
     }
 
     /// Takes in commands and makes a step; sleeps while there is nothing to do. Returns whether to go on.
-    pub(super) fn turn(&mut self) -> bool {
+    ///
+    /// Errors: the executor's.
+    pub(super) fn turn(&mut self) -> Result<bool> {
         let go_on = self.take_commands();
         if go_on && self.pending.is_empty() {
-            self.step();
+            self.step()?;
         }
-        go_on
+        Ok(go_on)
     }
 
     /// Takes in what callers want; sleeps while there is nothing to do. Returns whether to go on.
@@ -182,11 +189,11 @@ impl<E: Executor> StepLoop<E> {
     }
 
     /// One step: schedule, execute, sample, deliver.
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<()> {
         let now = Instant::now();
         let step = self.scheduler.schedule(now - self.beginning);
         if step.batch.is_empty() {
-            return;
+            return Ok(());
         }
         for started in step.started {
             let (id, _) = request(started.seq);
@@ -200,12 +207,12 @@ impl<E: Executor> StepLoop<E> {
         let _span = trace::step(step.batch.len(), step.batch.context_lens.len());
         self.scratch.time_kernel(|| {
             let _span = trace::execute();
-            self.executor.execute(step.batch);
-        });
+            self.executor.execute(step.batch)
+        })?;
         let window = self.executor.logits_rows();
         for first in (0..self.rows.len()).step_by(window) {
             let last = self.rows.len().min(first + window);
-            self.scratch.time_kernel(|| self.executor.compute_logits(first..last));
+            self.scratch.time_kernel(|| self.executor.compute_logits(first..last))?;
             let now = Instant::now();
             for i in first..last {
                 self.deliver(self.rows[i], i - first, now);
@@ -216,6 +223,7 @@ impl<E: Executor> StepLoop<E> {
         }
         self.flush();
         self.record(now);
+        Ok(())
     }
 
     /// Counts a step that began at `begin`.

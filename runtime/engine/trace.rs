@@ -92,8 +92,8 @@ mod tests {
         assert!(shared.commands.push(Command::Submit(Box::new(submission))).is_ok());
         let names = Arc::new(Mutex::new(Vec::new()));
         tracing::subscriber::with_default(Names(Arc::clone(&names)), || {
-            steps.turn();
-            steps.turn();
+            steps.turn().unwrap();
+            steps.turn().unwrap();
         });
         let step = ["aieng.step", "aieng.execute"];
         assert_eq!(*names.lock().unwrap(), [&step[..], &step[..], &["aieng.request"]].concat());

@@ -3,7 +3,7 @@
 //! Invariants: it names no architecture; it allocates nothing; each row of the batch is computed from that row, its own
 //! sequence's cache and the weights alone.
 
-use super::Model;
+use super::host::Host;
 use super::profile::{Op, Recorder};
 use super::spec::{LayerSpec, ModelSpec, RopeSpec};
 use super::weights::LayerWeights;
@@ -84,8 +84,8 @@ impl Buffers {
 }
 
 /// Runs the batch through all layers.
-pub(super) fn forward(model: &mut Model, batch: &Batch) {
-    let Model { device, spec, weights, cache, buffers, .. } = model;
+pub(super) fn forward(host: &mut Host, spec: &ModelSpec, batch: &Batch) {
+    let Host { device, weights, cache, buffers } = host;
     let (t, hidden) = (batch.len(), spec.hidden);
     buffers.recorder.stamp(Op::Rest);
     for (angles, frequencies) in buffers.angles.iter_mut().zip(&weights.ropes) {
@@ -112,9 +112,9 @@ pub(super) fn forward(model: &mut Model, batch: &Batch) {
     }
 }
 
-/// Computes the logits of `rows` of the last batch's `logits_indices`, at most as many as [`Model`] has room for.
-pub(super) fn compute_logits(model: &mut Model, rows: std::ops::Range<usize>) {
-    let Model { device, spec, weights, buffers, .. } = model;
+/// Computes the logits of `rows` of the last batch's `logits_indices`, at most as many as there is room for.
+pub(super) fn compute_logits(host: &mut Host, spec: &ModelSpec, rows: std::ops::Range<usize>) {
+    let Host { device, weights, buffers, .. } = host;
     buffers.recorder.stamp(Op::Rest);
     let (n, vocab, hidden) = (rows.len(), weights.vocab(), spec.hidden);
     let last = Tensor::new(&buffers.last[rows.start * hidden..], n, hidden);
@@ -127,9 +127,9 @@ pub(super) fn compute_logits(model: &mut Model, rows: std::ops::Range<usize>) {
 }
 
 /// Row `row` of the last [`compute_logits`].
-pub(super) fn logits_row(model: &Model, row: usize) -> &[f32] {
-    let vocab = model.weights.vocab();
-    &model.buffers.logits[row * vocab..][..vocab]
+pub(super) fn logits_row(host: &Host, row: usize) -> &[f32] {
+    let vocab = host.weights.vocab();
+    &host.buffers.logits[row * vocab..][..vocab]
 }
 
 /// One layer of one step.
@@ -154,9 +154,9 @@ impl Pass<'_> {
         let mut qkv = TensorMut::new(&mut b.qkv, t, attn.qkv_cols());
         linear(device, Tensor::new(&b.normed, t, self.hidden), &w.qkv, &mut b.scratch, &mut qkv);
         b.recorder.stamp(Op::Qkv);
-        if attn.qk_norm {
-            rms_norm_in_place(device, &mut qkv.columns_mut(0..q_cols), &w.q_norm, eps);
-            rms_norm_in_place(device, &mut qkv.columns_mut(q_cols..q_cols + kv_cols), &w.k_norm, eps);
+        if let (Some(q_norm), Some(k_norm)) = (&w.q_norm, &w.k_norm) {
+            rms_norm_in_place(device, &mut qkv.columns_mut(0..q_cols), q_norm, eps);
+            rms_norm_in_place(device, &mut qkv.columns_mut(q_cols..q_cols + kv_cols), k_norm, eps);
             b.recorder.stamp(Op::Norm);
         }
         // Queries and keys stand side by side: one call turns both.
@@ -183,8 +183,8 @@ impl Pass<'_> {
         let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
         linear(device, attended.view(), &w.output, &mut b.scratch, &mut delta);
         b.recorder.stamp(Op::Output);
-        if self.layer.post_norms {
-            rms_norm_in_place(device, &mut delta, &w.attn_post_norm, eps);
+        if let Some(norm) = &w.attn_post_norm {
+            rms_norm_in_place(device, &mut delta, norm, eps);
             b.recorder.stamp(Op::Norm);
         }
     }
@@ -205,8 +205,8 @@ impl Pass<'_> {
         let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
         linear(device, gated.view(), &w.down, &mut b.scratch, &mut delta);
         b.recorder.stamp(Op::Down);
-        if self.layer.post_norms {
-            rms_norm_in_place(device, &mut delta, &w.mlp_post_norm, eps);
+        if let Some(norm) = &w.mlp_post_norm {
+            rms_norm_in_place(device, &mut delta, norm, eps);
             b.recorder.stamp(Op::Norm);
         }
     }

@@ -1,7 +1,9 @@
 //! A model: its spec, its weights, its KV cache, and the one forward pass that runs every architecture.
 
 mod arch;
+mod cuda;
 mod forward;
+mod host;
 mod profile;
 mod spec;
 pub mod synthetic;
@@ -14,15 +16,16 @@ mod weights;
 pub use arch::spec as read_spec;
 pub use profile::{Op, Spent, Work};
 pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
-pub use weights::{LayerWeights, Weights};
+pub use weights::{LayerWeights, Layout, Role, Weights};
 
 use crate::batch::Batch;
 use crate::engine::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};
 use crate::load::Gguf;
 use crate::{Error, Result};
 use aieng_kernels::cpu::Pool;
-use aieng_kernels::kv_write::KvShape;
-use aieng_kernels::{BLOCK_TOKENS, Cpu, Device, Isa, KvCache, KvDType};
+use aieng_kernels::{BLOCK_TOKENS, Cpu, Device, Isa, KvDType};
+use cuda::OnGpu;
+use host::Host;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,23 +38,41 @@ pub type Progress<'a> = &'a mut dyn FnMut(f32) -> Result<()>;
 /// A loaded model on its device.
 #[derive(Debug)]
 pub struct Model {
-    device: Device,
     spec: ModelSpec,
-    weights: Weights,
-    cache: KvCache,
-    buffers: forward::Buffers,
+    place: Place,
     file: Arc<Gguf>,
     fingerprint: u128,
     context: usize,
+    kv_blocks: usize,
     max_batch_tokens: usize,
     logits_rows: usize,
+}
+
+/// Where a model's weights and cache are, with what it takes to compute there.
+#[derive(Debug)]
+enum Place {
+    /// The reference device or the CPU.
+    Host(Box<Host>),
+    /// An NVIDIA GPU.
+    Cuda(Box<OnGpu>),
+}
+
+/// What a place must have room for.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Longest sequence.
+    context: usize,
+    /// Tokens of a batch.
+    batch_tokens: usize,
+    /// Sequences of a batch, and rows of logits that are computed at once.
+    sequences: usize,
 }
 
 impl Model {
     /// Loads `path` for the device in `config`.
     ///
     /// Errors: what [`Gguf::open`] says; [`Error::ModelFormat`] for missing or misshapen tensors and metadata;
-    /// [`Error::Unsupported`] for an architecture, head size or instruction set that is not there;
+    /// [`Error::Unsupported`] for an architecture, head size, instruction set or device that is not there;
     /// [`Error::InvalidArgument`] for a config out of range; [`Error::OutOfMemory`].
     pub fn load(path: &Path, config: &EngineConfig, progress: Progress) -> Result<Model> {
         Model::from_file(Gguf::open(path)?, config, progress)
@@ -62,40 +83,29 @@ impl Model {
         config.validate()?;
         let file = Arc::new(file);
         let spec = read_spec(file.metadata())?;
-        let device = open_device(config)?;
-        // Before the weights, which tell the system that their pages are not needed again.
-        let fingerprint = file.fingerprint();
-        let weights = Weights::load(&file, &spec, &device, progress)?;
         let context = if config.context == 0 { spec.context.min(DEFAULT_CONTEXT) } else { config.context };
         if context > spec.context {
             return Err(Error::InvalidArgument(format!("context: {context} is above the model's {}", spec.context)));
         }
-        let shape = |l: &LayerSpec| KvShape { heads: l.attn.kv_heads, head_dim: l.attn.head_dim };
-        let shapes: Vec<KvShape> = spec.layers.iter().map(shape).collect();
-        let dtype = config.kv_dtype.unwrap_or(default_kv_dtype(&device));
-        let blocks = kv_blocks(config, context, KvCache::bytes_of_block(dtype, &shapes))?;
-        let cache = KvCache::new(dtype, shapes, blocks)
-            .map_err(|e| Error::OutOfMemory(format!("KV cache of {blocks} blocks: no memory for {} bytes", e.bytes)))?;
-        let buffers = forward::Buffers::new(
-            &spec,
-            &weights.ropes,
-            weights.vocab(),
-            config.max_batch_tokens,
-            config.max_sequences,
-            blocks * BLOCK_TOKENS,
-        )?;
-        Ok(Model {
-            device,
-            spec,
-            weights,
-            cache,
-            buffers,
-            file,
-            fingerprint,
-            context,
-            max_batch_tokens: config.max_batch_tokens,
-            logits_rows: config.max_sequences,
-        })
+        let (batch_tokens, sequences) = (config.max_batch_tokens, config.max_sequences);
+        let limits = Limits { context, batch_tokens, sequences };
+        // Before the weights, which tell the system that their pages are not needed again.
+        let fingerprint = file.fingerprint();
+        let place = match config.device {
+            DeviceConfig::Cuda(ordinal) => {
+                Place::Cuda(Box::new(OnGpu::load(ordinal, &file, &spec, config, limits, progress)?))
+            }
+            DeviceConfig::Reference | DeviceConfig::Cpu(_) => {
+                Place::Host(Box::new(Host::load(&file, &spec, config, limits, progress)?))
+            }
+        };
+        Ok(Model::new(place, spec, file, fingerprint, limits))
+    }
+
+    fn new(place: Place, spec: ModelSpec, file: Arc<Gguf>, fingerprint: u128, limits: Limits) -> Model {
+        let kv_blocks = place.kv_blocks();
+        let Limits { context, batch_tokens: max_batch_tokens, sequences: logits_rows } = limits;
+        Model { spec, place, file, fingerprint, context, kv_blocks, max_batch_tokens, logits_rows }
     }
 
     /// What the model is.
@@ -103,9 +113,20 @@ impl Model {
         &self.spec
     }
 
-    /// Where it runs.
+    /// Where sampling runs; of a model on the host, all the rest too.
     pub fn device(&self) -> &Device {
-        &self.device
+        match &self.place {
+            Place::Host(host) => host.device(),
+            Place::Cuda(gpu) => gpu.device(),
+        }
+    }
+
+    /// The set of kernels: "cpu-avx512", for example.
+    pub fn kernels(&self) -> &'static str {
+        match &self.place {
+            Place::Host(host) => host.device().name(),
+            Place::Cuda(gpu) => gpu.kernels(),
+        }
     }
 
     /// The file it came from.
@@ -120,7 +141,10 @@ impl Model {
 
     /// Number of tokens that logits are computed for.
     pub fn vocab(&self) -> usize {
-        self.weights.vocab()
+        match &self.place {
+            Place::Host(host) => host.vocab(),
+            Place::Cuda(gpu) => gpu.vocab(),
+        }
     }
 
     /// Longest sequence.
@@ -130,17 +154,23 @@ impl Model {
 
     /// Bytes of the weights as they are laid out.
     pub fn weight_bytes(&self) -> usize {
-        self.weights.bytes()
+        match &self.place {
+            Place::Host(host) => host.weight_bytes(),
+            Place::Cuda(gpu) => gpu.weight_bytes(),
+        }
     }
 
     /// Blocks of the KV cache.
     pub fn kv_blocks(&self) -> usize {
-        self.cache.blocks()
+        self.kv_blocks
     }
 
     /// The KV cache's element format and bytes.
     pub fn kv_memory(&self) -> (KvDType, usize) {
-        (self.cache.dtype(), self.cache.bytes())
+        match &self.place {
+            Place::Host(host) => host.kv_memory(),
+            Place::Cuda(gpu) => gpu.kv_memory(),
+        }
     }
 
     /// Most tokens of a batch.
@@ -155,20 +185,43 @@ impl Model {
 
     /// Makes the batch's copies and runs its tokens, at most [`Model::max_batch_tokens`], through all layers: their keys and
     /// values are then in the cache. Panics for ids outside the vocabulary and slots outside the cache.
-    pub fn forward(&mut self, batch: &Batch) {
-        batch.copies.iter().for_each(|(from, to)| self.cache.copy_block(*from, *to));
-        forward::forward(self, batch);
+    ///
+    /// Errors: [`Error::Internal`] where a device fails, which then computes nothing more.
+    pub fn forward(&mut self, batch: &Batch) -> Result<()> {
+        match &mut self.place {
+            Place::Host(host) => host.forward(&self.spec, batch),
+            Place::Cuda(gpu) => gpu.forward(&self.spec, batch)?,
+        }
+        Ok(())
     }
 
     /// Computes logits of some of the last batch's `logits_indices`, by their place in that list; at most
     /// [`Model::logits_rows`] of them.
-    pub fn compute_logits(&mut self, rows: std::ops::Range<usize>) {
-        forward::compute_logits(self, rows);
+    ///
+    /// Errors: as [`Model::forward`].
+    pub fn compute_logits(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
+        match &mut self.place {
+            Place::Host(host) => host.compute_logits(&self.spec, rows),
+            Place::Cuda(gpu) => gpu.compute_logits(&self.spec, rows)?,
+        }
+        Ok(())
     }
 
     /// Row `row` `[vocab]` of the last [`Model::compute_logits`].
     pub fn logits_row(&self, row: usize) -> &[f32] {
-        forward::logits_row(self, row)
+        match &self.place {
+            Place::Host(host) => host.logits_row(row),
+            Place::Cuda(gpu) => gpu.logits_row(row),
+        }
+    }
+}
+
+impl Place {
+    fn kv_blocks(&self) -> usize {
+        match self {
+            Place::Host(host) => host.kv_blocks(),
+            Place::Cuda(gpu) => gpu.kv_blocks(),
+        }
     }
 }
 
@@ -185,19 +238,12 @@ fn kv_blocks(config: &EngineConfig, context: usize, bytes: usize) -> Result<usiz
     }
 }
 
-/// What the device computes attention from fastest, among the formats that cost no quality.
-fn default_kv_dtype(device: &Device) -> KvDType {
-    match device {
-        Device::Reference => KvDType::F32,
-        Device::Cpu(cpu) if cpu.isa() == Isa::Avx512Bf16 => KvDType::BF16,
-        Device::Cpu(_) => KvDType::F16,
-    }
-}
-
-/// The device that `config` asks for.
+/// The host's device that `config` asks for.
 pub(crate) fn open_device(config: &EngineConfig) -> Result<Device> {
-    let DeviceConfig::Cpu(isa) = config.device else {
-        return Ok(Device::Reference);
+    let isa = match config.device {
+        DeviceConfig::Reference => return Ok(Device::Reference),
+        DeviceConfig::Cpu(isa) => isa,
+        DeviceConfig::Cuda(_) => return Err(Error::Unsupported("this needs a device of the host".into())),
     };
     let isa = isa.unwrap_or_else(Isa::best);
     let threads = if config.threads == 0 { available_threads() } else { config.threads };

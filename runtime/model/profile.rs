@@ -3,8 +3,9 @@
 //! The forward pass stamps the clock behind each operation: all time since the stamp before belongs to it, so the parts add
 //! up to the whole. While nothing is recorded a stamp is one test of a flag.
 
-use super::Model;
+use super::host::Host;
 use super::weights::LayerWeights;
+use super::{Model, ModelSpec, Place};
 use crate::batch::Batch;
 use aieng_kernels::cpu::ceiling::Arithmetic;
 use aieng_kernels::{BLOCK_TOKENS, KvDType, Weight};
@@ -123,19 +124,31 @@ impl Add for Work {
 }
 
 impl Model {
-    /// Begins to record where the time goes, from nought.
+    /// Begins to record where the time goes, from nought; on the host only, whose operations end one after another.
     pub fn start_profile(&mut self) {
-        self.buffers.recorder = Recorder(Some(Clock { last: Instant::now(), spent: Spent::default() }));
+        if let Place::Host(host) = &mut self.place {
+            *host.recorder() = Recorder(Some(Clock { last: Instant::now(), spent: Spent::default() }));
+        }
     }
 
     /// Ends what [`Model::start_profile`] began: the parts add up to the time between the two. All zero without it.
     pub fn finish_profile(&mut self) -> Spent {
-        self.buffers.recorder.stamp(Op::Rest);
-        std::mem::take(&mut self.buffers.recorder).0.map_or(Spent::default(), |clock| clock.spent)
+        let Place::Host(host) = &mut self.place else { return Spent::default() };
+        host.recorder().stamp(Op::Rest);
+        std::mem::take(host.recorder()).0.map_or(Spent::default(), |clock| clock.spent)
     }
 
     /// The work of the matrix operations and of attention on `batch`; `None` for the others, which are short.
     pub fn work(&self, op: Op, batch: &Batch) -> Option<Work> {
+        match &self.place {
+            Place::Host(host) => host.work(&self.spec, op, batch),
+            Place::Cuda(_) => None,
+        }
+    }
+}
+
+impl Host {
+    fn work(&self, spec: &ModelSpec, op: Op, batch: &Batch) -> Option<Work> {
         let matrices = |weight: fn(&LayerWeights) -> &Weight| {
             self.weights.layers.iter().map(|l| matrix_work(weight(l), batch.len())).reduce(Work::add)
         };
@@ -145,15 +158,15 @@ impl Model {
             Op::GateUp => matrices(|l| &l.gate_up),
             Op::Down => matrices(|l| &l.down),
             Op::Head => Some(matrix_work(self.weights.head(), batch.logits_indices.len())),
-            Op::Attention => Some(self.attention_work(batch)),
+            Op::Attention => Some(self.attention_work(spec, batch)),
             Op::Embed | Op::Norm | Op::Rope | Op::KvWrite | Op::Activation | Op::Rest => None,
         }
     }
 
-    fn attention_work(&self, batch: &Batch) -> Work {
+    fn attention_work(&self, spec: &ModelSpec, batch: &Batch) -> Work {
         let arithmetic = if self.cache.dtype() == KvDType::BF16 { Arithmetic::Bf16 } else { Arithmetic::F32 };
         let mut work = Work { bytes: 0, operations: 0, arithmetic };
-        for (i, layer) in self.spec.layers.iter().enumerate() {
+        for (i, layer) in spec.layers.iter().enumerate() {
             let token_bytes = self.cache.block_bytes(i) / BLOCK_TOKENS;
             for (lens, &context) in batch.cu_seqlens_q.windows(2).zip(&batch.context_lens) {
                 let seen = |end: u32| layer.attn.window.map_or(end, |window| end.min(window));

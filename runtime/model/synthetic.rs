@@ -229,8 +229,8 @@ mod tests {
         let mut batch = Batch::default();
         batch.clear();
         batch.push(&[5, 1000, 77, 300], 0, &[0], Logits::Last);
-        model.forward(&batch);
-        model.compute_logits(0..1);
+        model.forward(&batch).unwrap();
+        model.compute_logits(0..1).unwrap();
         let logits = model.logits_row(0);
         let largest = logits.iter().fold(0f32, |most, x| most.max(x.abs()));
         assert!(logits.len() == 1024 && logits.iter().all(|x| x.is_finite()), "{largest}");

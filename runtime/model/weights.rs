@@ -1,6 +1,7 @@
 //! A model's weights, found by GGUF's tensor names, checked against the spec and laid out for the device.
 //!
-//! Projections that read the same input are joined: q, k and v; gate and up.
+//! Projections that read the same input are joined: q, k and v; gate and up. What a matrix and a vector become is a
+//! [`Layout`]'s business, one for each kind of memory; names and shapes are said once.
 
 use super::Progress;
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
@@ -10,6 +11,8 @@ use aieng_kernels::linear::{Precision, Source, laid_out_bytes};
 use aieng_kernels::quant::dequantize_row;
 use aieng_kernels::rope::Frequencies;
 use aieng_kernels::{Arena, Bytes, Device, Weight};
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Activations whose 8 bits would cost most have 16: those of the blocks that stand out. Of SmolLM2 Q4_1 perplexity on the
@@ -21,87 +24,74 @@ const HEAD: Precision = Precision::fine_above(1.0);
 const ATTENTION: Precision = Precision::fine_above(1.5);
 const FEED_FORWARD: Precision = Precision::fine_above(2.0);
 
-/// All weights.
-#[derive(Debug)]
-pub struct Weights {
-    /// `[vocab, hidden]`
-    pub embedding: Weight,
-    /// `[vocab, hidden]`; `None` where the embedding serves.
-    pub head: Option<Weight>,
-    /// `[hidden]`
-    pub norm: Vec<f32>,
-    /// One for each of the spec's ropes.
-    pub ropes: Vec<Frequencies>,
-    /// One for each of the spec's layers.
-    pub layers: Vec<LayerWeights>,
+/// What a matrix is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The embedding, which may be the head too, or the head.
+    Vocabulary,
+    /// Of attention: into queries, keys and values, or out again.
+    Attention,
+    /// Gate above up.
+    GateUp,
+    /// Of the feed-forward network, back to the residual stream.
+    Down,
 }
 
-/// Weights of one layer. Norms that the spec does not ask for are empty.
-#[derive(Debug)]
-pub struct LayerWeights {
-    /// `[hidden]`
-    pub attn_norm: Vec<f32>,
-    /// `[q + k + v, hidden]`, with biases if the spec has them.
-    pub qkv: Weight,
-    /// `[head_dim]`
-    pub q_norm: Vec<f32>,
-    /// `[head_dim]`
-    pub k_norm: Vec<f32>,
-    /// `[hidden, q]`
-    pub output: Weight,
-    /// `[hidden]`
-    pub attn_post_norm: Vec<f32>,
-    /// `[hidden]`
-    pub mlp_norm: Vec<f32>,
-    /// `[2 * width, hidden]`
-    pub gate_up: Weight,
-    /// `[hidden, width]`
-    pub down: Weight,
-    /// `[hidden]`
-    pub mlp_post_norm: Vec<f32>,
+/// Some kind of memory, and how weights are laid out there.
+pub trait Layout {
+    /// A matrix with an optional bias.
+    type Matrix: fmt::Debug;
+    /// A vector of f32.
+    type Vector: fmt::Debug;
+
+    /// The matrix of `sources` from top to bottom, with a bias unless it is empty. `copied(i, range)` is told which bytes of
+    /// source `i` are not needed any more.
+    ///
+    /// Errors: [`Error::OutOfMemory`].
+    fn matrix(
+        &self,
+        role: Role,
+        cols: usize,
+        sources: &[Source],
+        bias: Vec<f32>,
+        copied: &mut dyn FnMut(usize, Range<usize>),
+    ) -> Result<Self::Matrix>;
+
+    /// The vector of these values.
+    ///
+    /// Errors: [`Error::OutOfMemory`].
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
 }
 
-impl Weights {
-    /// Rows of the embedding.
-    pub fn vocab(&self) -> usize {
-        self.embedding.rows()
+/// The host's memory, for one of its devices.
+struct OnHost<'a> {
+    device: &'a Device,
+    arena: Arena,
+}
+
+impl Layout for OnHost<'_> {
+    type Matrix = Weight;
+    type Vector = Vec<f32>;
+
+    fn matrix(
+        &self,
+        role: Role,
+        cols: usize,
+        sources: &[Source],
+        bias: Vec<f32>,
+        copied: &mut dyn FnMut(usize, Range<usize>),
+    ) -> Result<Weight> {
+        let weight = Weight::new(self.device, cols, sources, bias, &self.arena, copied)
+            .map_err(|e| Error::OutOfMemory(format!("no memory for {} bytes", e.bytes)))?;
+        Ok(weight.with_precision(match role {
+            Role::Vocabulary => HEAD,
+            Role::Attention => ATTENTION,
+            Role::GateUp | Role::Down => FEED_FORWARD,
+        }))
     }
 
-    /// The matrix that turns hidden states into logits.
-    pub fn head(&self) -> &Weight {
-        self.head.as_ref().unwrap_or(&self.embedding)
-    }
-
-    /// Bytes of all matrices.
-    pub fn bytes(&self) -> usize {
-        let layer = |l: &LayerWeights| l.qkv.bytes() + l.output.bytes() + l.gate_up.bytes() + l.down.bytes();
-        self.embedding.bytes()
-            + self.head.as_ref().map_or(0, Weight::bytes)
-            + self.layers.iter().map(layer).sum::<usize>()
-    }
-
-    /// Reads all weights; `progress` gets the fraction done after each layer; its error ends the load.
-    pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: Progress) -> Result<Weights> {
-        let loader = Loader { file, device, arena: arena(file, device)? };
-        let hidden = spec.hidden;
-        let embedding = loader.get("token_embd.weight")?;
-        let vocab = embedding.shape.get(1).copied().unwrap_or(1);
-        let embedding = loader.matrix(&["token_embd.weight"], &[vocab], hidden, Vec::new())?;
-        let embedding = embedding.with_precision(HEAD);
-        let head = match file.tensor("output.weight") {
-            Some(_) => {
-                let head = loader.matrix(&["output.weight"], &[vocab], hidden, Vec::new())?;
-                Some(head.with_precision(HEAD))
-            }
-            None => None,
-        };
-        let ropes = loader.ropes(spec)?;
-        let mut layers = Vec::with_capacity(spec.layers.len());
-        for (i, layer) in spec.layers.iter().enumerate() {
-            layers.push(loader.layer(i, layer, hidden)?);
-            progress((i + 1) as f32 / spec.layers.len() as f32)?;
-        }
-        Ok(Weights { embedding, head, norm: loader.vector("output_norm.weight", hidden)?, ropes, layers })
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
     }
 }
 
@@ -115,13 +105,108 @@ fn arena(file: &Gguf, device: &Device) -> Result<Arena> {
     Arena::new(bytes).ok_or_else(|| Error::OutOfMemory(format!("weights: no memory for {bytes} bytes")))
 }
 
-struct Loader<'a> {
-    file: &'a Arc<Gguf>,
-    device: &'a Device,
-    arena: Arena,
+/// All weights, on the host unless another kind of matrix and vector is named.
+#[derive(Debug)]
+pub struct Weights<M = Weight, V = Vec<f32>> {
+    /// `[vocab, hidden]`
+    pub embedding: M,
+    /// `[vocab, hidden]`; `None` where the embedding serves.
+    pub head: Option<M>,
+    /// `[hidden]`
+    pub norm: V,
+    /// One for each of the spec's ropes.
+    pub ropes: Vec<Frequencies>,
+    /// One for each of the spec's layers.
+    pub layers: Vec<LayerWeights<M, V>>,
 }
 
-impl Loader<'_> {
+/// Weights of one layer. Norms that the spec does not ask for are `None`.
+#[derive(Debug)]
+pub struct LayerWeights<M = Weight, V = Vec<f32>> {
+    /// `[hidden]`
+    pub attn_norm: V,
+    /// `[q + k + v, hidden]`, with biases if the spec has them.
+    pub qkv: M,
+    /// `[head_dim]`
+    pub q_norm: Option<V>,
+    /// `[head_dim]`
+    pub k_norm: Option<V>,
+    /// `[hidden, q]`
+    pub output: M,
+    /// `[hidden]`
+    pub attn_post_norm: Option<V>,
+    /// `[hidden]`
+    pub mlp_norm: V,
+    /// `[2 * width, hidden]`
+    pub gate_up: M,
+    /// `[hidden, width]`
+    pub down: M,
+    /// `[hidden]`
+    pub mlp_post_norm: Option<V>,
+}
+
+impl Weights {
+    /// Rows of the embedding.
+    pub fn vocab(&self) -> usize {
+        self.embedding.rows()
+    }
+
+    /// Bytes of all matrices.
+    pub fn bytes(&self) -> usize {
+        self.matrices().map(Weight::bytes).sum()
+    }
+
+    /// Reads all weights; `progress` gets the fraction done after each layer; its error ends the load.
+    pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: Progress) -> Result<Weights> {
+        Weights::load_as(&OnHost { device, arena: arena(file, device)? }, file, spec, progress)
+    }
+}
+
+impl<M: fmt::Debug, V: fmt::Debug> Weights<M, V> {
+    /// The matrix that turns hidden states into logits.
+    pub fn head(&self) -> &M {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// All matrices.
+    pub fn matrices(&self) -> impl Iterator<Item = &M> {
+        let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.gate_up, &l.down]);
+        [Some(&self.embedding), self.head.as_ref()].into_iter().flatten().chain(layers)
+    }
+
+    /// As [`Weights::load`], into the memory of `layout`.
+    pub fn load_as(
+        layout: &impl Layout<Matrix = M, Vector = V>,
+        file: &Arc<Gguf>,
+        spec: &ModelSpec,
+        progress: Progress,
+    ) -> Result<Weights<M, V>> {
+        let loader = Loader { file, layout };
+        let hidden = spec.hidden;
+        let embedding = loader.get("token_embd.weight")?;
+        let vocab = embedding.shape.get(1).copied().unwrap_or(1);
+        let of_vocabulary = |name| loader.matrix(Role::Vocabulary, &[name], &[vocab], hidden, Vec::new());
+        let embedding = of_vocabulary("token_embd.weight")?;
+        let head = match file.tensor("output.weight") {
+            Some(_) => Some(of_vocabulary("output.weight")?),
+            None => None,
+        };
+        let ropes = loader.ropes(spec)?;
+        let mut layers = memory::list("layers", spec.layers.len())?;
+        for (i, layer) in spec.layers.iter().enumerate() {
+            layers.push(loader.layer(i, layer, hidden)?);
+            progress((i + 1) as f32 / spec.layers.len() as f32)?;
+        }
+        Ok(Weights { embedding, head, norm: loader.vector("output_norm.weight", hidden)?, ropes, layers })
+    }
+}
+
+struct Loader<'a, L> {
+    file: &'a Arc<Gguf>,
+    layout: &'a L,
+}
+
+impl<L: Layout> Loader<'_, L> {
     fn error(&self, name: &str, what: impl std::fmt::Display) -> Error {
         Error::format(self.file.metadata().path(), format!("tensor {name}: {what}"))
     }
@@ -130,42 +215,40 @@ impl Loader<'_> {
         self.file.tensor(name).ok_or_else(|| self.error(name, "missing"))
     }
 
-    fn layer(&self, i: usize, spec: &LayerSpec, hidden: usize) -> Result<LayerWeights> {
+    fn layer(&self, i: usize, spec: &LayerSpec, hidden: usize) -> Result<LayerWeights<L::Matrix, L::Vector>> {
         let name = |part: &str| format!("blk.{i}.{part}.weight");
         let AttnSpec { head_dim, .. } = spec.attn;
         let (q, kv, width) = (spec.attn.q_cols(), spec.attn.kv_cols(), spec.mlp.width);
-        let matrix = |parts: &[&str], rows: &[usize], cols, bias| {
+        let matrix = |role, parts: &[&str], rows: &[usize], cols, bias| {
             let names: Vec<String> = parts.iter().map(|p| name(p)).collect();
-            self.matrix(&names.iter().map(String::as_str).collect::<Vec<_>>(), rows, cols, bias)
+            self.matrix(role, &names.iter().map(String::as_str).collect::<Vec<_>>(), rows, cols, bias)
         };
-        let vector_if = |wanted: bool, part: &str, len| {
-            if wanted { self.vector(&name(part), len) } else { Ok(Vec::new()) }
-        };
+        let vector_if = |wanted: bool, part: &str, len| wanted.then(|| self.vector(&name(part), len)).transpose();
         let qkv_bias = if spec.attn.qkv_bias { self.qkv_bias(i, q, kv)? } else { Vec::new() };
         Ok(LayerWeights {
             attn_norm: self.vector(&name("attn_norm"), hidden)?,
-            qkv: matrix(&["attn_q", "attn_k", "attn_v"], &[q, kv, kv], hidden, qkv_bias)?.with_precision(ATTENTION),
+            qkv: matrix(Role::Attention, &["attn_q", "attn_k", "attn_v"], &[q, kv, kv], hidden, qkv_bias)?,
             q_norm: vector_if(spec.attn.qk_norm, "attn_q_norm", head_dim)?,
             k_norm: vector_if(spec.attn.qk_norm, "attn_k_norm", head_dim)?,
-            output: matrix(&["attn_output"], &[hidden], q, Vec::new())?.with_precision(ATTENTION),
+            output: matrix(Role::Attention, &["attn_output"], &[hidden], q, Vec::new())?,
             attn_post_norm: vector_if(spec.post_norms, "post_attention_norm", hidden)?,
             mlp_norm: self.vector(&name("ffn_norm"), hidden)?,
-            gate_up: matrix(&["ffn_gate", "ffn_up"], &[width, width], hidden, Vec::new())?.with_precision(FEED_FORWARD),
-            down: matrix(&["ffn_down"], &[hidden], width, Vec::new())?.with_precision(FEED_FORWARD),
+            gate_up: matrix(Role::GateUp, &["ffn_gate", "ffn_up"], &[width, width], hidden, Vec::new())?,
+            down: matrix(Role::Down, &["ffn_down"], &[hidden], width, Vec::new())?,
             mlp_post_norm: vector_if(spec.post_norms, "post_ffw_norm", hidden)?,
         })
     }
 
     fn qkv_bias(&self, i: usize, q: usize, kv: usize) -> Result<Vec<f32>> {
-        let mut bias = self.vector(&format!("blk.{i}.attn_q.bias"), q)?;
+        let mut bias = self.values(&format!("blk.{i}.attn_q.bias"), q)?;
         memory::reserve("attention biases", &mut bias, 2 * kv)?;
-        bias.extend(self.vector(&format!("blk.{i}.attn_k.bias"), kv)?);
-        bias.extend(self.vector(&format!("blk.{i}.attn_v.bias"), kv)?);
+        bias.extend(self.values(&format!("blk.{i}.attn_k.bias"), kv)?);
+        bias.extend(self.values(&format!("blk.{i}.attn_v.bias"), kv)?);
         Ok(bias)
     }
 
     /// The matrices `names`, of `rows` rows each, one above the other.
-    fn matrix(&self, names: &[&str], rows: &[usize], cols: usize, bias: Vec<f32>) -> Result<Weight> {
+    fn matrix(&self, role: Role, names: &[&str], rows: &[usize], cols: usize, bias: Vec<f32>) -> Result<L::Matrix> {
         let mut sources = Vec::with_capacity(names.len());
         for (name, rows) in names.iter().zip(rows) {
             let tensor = self.get(name)?;
@@ -182,12 +265,18 @@ impl Loader<'_> {
                 self.file.release_range(tensor, range);
             }
         };
-        Weight::new(self.device, cols, &sources, bias, &self.arena, &mut copied)
-            .map_err(|e| Error::OutOfMemory(format!("tensor {}: no memory for {} bytes", names[0], e.bytes)))
+        self.layout.matrix(role, cols, &sources, bias, &mut copied).map_err(|error| match error {
+            Error::OutOfMemory(what) => Error::OutOfMemory(format!("tensor {}: {what}", names[0])),
+            other => other,
+        })
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<L::Vector> {
+        self.layout.vector(self.values(name, len)?)
     }
 
     /// A vector of any format, as f32.
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+    fn values(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         let tensor = self.get(name)?;
         if tensor.shape != [len] {
             return Err(self.error(name, format!("shape {:?}, expected [{len}]", tensor.shape)));
@@ -203,7 +292,7 @@ impl Loader<'_> {
             .iter()
             .map(|rope| {
                 let factors = match self.file.tensor("rope_freqs.weight") {
-                    Some(_) => Some(self.vector("rope_freqs.weight", rope.dims / 2)?),
+                    Some(_) => Some(self.values("rope_freqs.weight", rope.dims / 2)?),
                     None => None,
                 };
                 if let Some(bad) = factors.iter().flatten().find(|f| f.is_nan() || **f <= 0.0) {

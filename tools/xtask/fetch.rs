@@ -6,6 +6,11 @@ use std::process::{Command, Stdio};
 
 /// A folder with this package in it, or why there is none. Fetched once for each version.
 pub fn package(name: &str, version: &str) -> Result<PathBuf, String> {
+    packages(name, version, &[&format!("{name}=={version}")])
+}
+
+/// As [`package`], of several packages in one folder.
+pub fn packages(name: &str, version: &str, requirements: &[&str]) -> Result<PathBuf, String> {
     let folder = root().join(".toolchain").join(format!("{name}-{version}"));
     if folder.is_dir() {
         return Ok(folder);
@@ -17,7 +22,7 @@ pub fn package(name: &str, version: &str) -> Result<PathBuf, String> {
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"])
         .args(["--no-deps", "--only-binary=:all:", "--target"])
         .arg(&unfinished)
-        .arg(format!("{name}=={version}"))
+        .args(requirements)
         .stdin(Stdio::null())
         .status()
         .map_err(|error| format!("{name} {version}: python3: {error}"))?;

@@ -211,19 +211,24 @@ struct Broken {
     device: aieng_kernels::Device,
     logits: Vec<f32>,
     steps_left: usize,
+    /// It breaks with an error, not with a panic.
+    fails: bool,
 }
 
 impl Executor for Broken {
-    fn execute(&mut self, _: &crate::batch::Batch) {
-        assert!(self.steps_left > 0, "a bug in a kernel");
-        self.steps_left -= 1;
+    fn execute(&mut self, _: &crate::batch::Batch) -> Result<()> {
+        assert!(self.steps_left > 0 || self.fails, "a bug in a kernel");
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(Error::Internal("a device that failed".into()))?;
+        Ok(())
     }
 
     fn logits_rows(&self) -> usize {
         4
     }
 
-    fn compute_logits(&mut self, _: std::ops::Range<usize>) {}
+    fn compute_logits(&mut self, _: std::ops::Range<usize>) -> Result<()> {
+        Ok(())
+    }
 
     fn logits(&self, _: usize) -> &[f32] {
         &self.logits
@@ -239,30 +244,35 @@ impl Executor for Broken {
 }
 
 /// An engine whose model is replaced by one that breaks after some steps.
-fn broken(steps_left: usize, logit: f32) -> Engine {
+fn broken(steps_left: usize, logit: f32, fails: bool) -> Engine {
     let file = Gguf::from_bytes(Path::new("tiny.gguf"), &tiny::gguf("llama", 1, 3).bytes()).unwrap();
-    let executor = Broken { device: aieng_kernels::Device::Reference, logits: vec![logit; tiny::VOCAB], steps_left };
+    let (device, logits) = (aieng_kernels::Device::Reference, vec![logit; tiny::VOCAB]);
+    let executor = Broken { device, logits, steps_left, fails };
     let sizes = Sizes { context: tiny::CONTEXT, vocab: tiny::VOCAB, blocks: 64 };
     let info = Info::new(&executor, file.metadata());
     Engine::with_executor(executor, file.metadata(), sizes, info, &config()).unwrap()
 }
 
 #[test]
-fn a_panic_ends_the_requests_and_closes_the_engine() {
-    let engine = broken(3, 0.0);
-    for _ in 0..2 {
-        engine.submit(request("x", 100)).unwrap();
+fn a_panic_or_a_failed_device_ends_the_requests_and_closes_the_engine() {
+    for (fails, why) in [(false, "a bug in a kernel"), (true, "a device that failed")] {
+        let engine = broken(3, 0.0, fails);
+        // It may have closed before the second.
+        let taken = (0..2).filter(|_| engine.submit(request("x", 100)).is_ok()).count();
+        let outputs = collect(&engine, taken);
+        assert!(
+            taken > 0 && outputs.values().all(|o| o.reason == Some(FinishReason::Error) && o.tokens.len() <= 3),
+            "{outputs:?}"
+        );
+        let closed = engine.next(None).unwrap_err().to_string();
+        assert!(closed.contains(why), "{closed}");
+        assert!(matches!(engine.submit(request("x", 1)), Err(Error::Closed(_))));
     }
-    let outputs = collect(&engine, 2);
-    assert!(outputs.values().all(|o| o.reason == Some(FinishReason::Error) && o.tokens.len() <= 3), "{outputs:?}");
-    let closed = engine.next(None).unwrap_err().to_string();
-    assert!(closed.contains("a bug in a kernel"), "{closed}");
-    assert!(matches!(engine.submit(request("x", 1)), Err(Error::Closed(_))));
 }
 
 #[test]
 fn logits_that_are_no_numbers_end_a_request_with_an_error() {
-    let engine = broken(100, f32::NAN);
+    let engine = broken(100, f32::NAN, false);
     engine.submit(request("x", 10)).unwrap();
     let event = engine.next(Some(Duration::from_secs(10))).unwrap().unwrap();
     let finish = event.finish.unwrap();

@@ -36,7 +36,7 @@ fn decoding(sequences: usize) -> (StepLoop<Simulated>, Arc<Shared>) {
 
 /// One turn, and a reader that keeps up. Returns how many events there were.
 fn turn(steps: &mut StepLoop<Simulated>, shared: &Shared) -> usize {
-    steps.turn();
+    steps.turn().unwrap();
     std::iter::from_fn(|| shared.events.pop()).inspect(|e| assert!(e.finish.is_none(), "{e:?}")).count()
 }
 

@@ -120,7 +120,7 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     });
     for config in &configs {
         let model = load_model(&path, config)?;
-        let (backend, threads) = (model.device().name(), model.device().threads());
+        let (backend, threads) = (model.kernels(), model.device().threads());
         let engine = Engine::start(model, config)?;
         for test in &tests {
             let samples_ns = test.measure(&engine, args.repetitions)?;

@@ -77,7 +77,7 @@ impl Report {
         // Next to each load: what memory yields drifts.
         let ceilings = (config.device != DeviceConfig::Reference).then(|| ceilings::measure(config)).transpose()?;
         let profile = profile(model, load, repetitions)?;
-        Ok(Report { backend: model.device().name(), threads: model.device().threads(), ceilings, load, profile })
+        Ok(Report { backend: model.kernels(), threads: model.device().threads(), ceilings, load, profile })
     }
 
     fn name(&self) -> String {

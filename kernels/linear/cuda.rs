@@ -1,0 +1,463 @@
+//! `y = x Wᵀ + b` on a GPU: x bf16, W in any format, sums in f32.
+//!
+//! Weights are the left operand of `mma.m16n8k16`: codes become whole numbers in bf16, exactly, the unit sums their products
+//! with x over a block, and that times the block's scale is added in f32. So x is taken as it is, and W as the file has it.
+//!
+//! K is cut into segments, by its length alone; each is summed in ascending order, and they are added in order. All kernels
+//! do that, so which of them computes a row does not show in its bits.
+
+mod cuda_pack;
+#[cfg(test)]
+mod cuda_tests;
+
+pub(crate) use cuda_pack::Format;
+
+use crate::{Arg, DevicePtr, Element, Gpu, GpuBuffer, GpuError, GpuTensor, Launch};
+use aieng_kernels::DType;
+use aieng_kernels::act_mul::Activation;
+use aieng_kernels::linear::Source;
+use cuda_pack::{RowBlock, TILE, pack};
+use half::{bf16, f16};
+use std::borrow::Cow;
+
+/// A matrix `[rows, cols]` in a device's memory, with an optional bias. Parts of different formats may stand one above the
+/// other; each is a launch of its own.
+///
+/// It has the bytes of the file's weights, rounded up to tiles of 16 rows; but f16 and f32 become bf16.
+#[derive(Debug)]
+pub struct GpuWeight {
+    cols: usize,
+    parts: Vec<Part>,
+    gated: bool,
+}
+
+/// Rows of one format.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub format: Format,
+    /// Outputs; a gated part has two rows for each.
+    pub outputs: usize,
+    pub tiles: usize,
+    pub records: GpuBuffer,
+    bias: Option<GpuBuffer>,
+}
+
+/// Rows as GPTQ and AWQ quantise them: `w = scale * (code - zero)`, with a scale and a zero for each group of columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Int4Rows<'a> {
+    /// Columns of a group: 32 or 128.
+    pub group: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// `[rows, cols]` codes of 4 bits, two to a byte, the first in the lower half.
+    pub codes: &'a [u8],
+    /// `[rows, cols / group]`
+    pub scales: &'a [f16],
+    /// `[rows, cols / group]`, each up to 16.
+    pub zeros: &'a [u8],
+}
+
+/// Rows to be packed: row after row, of a format or of one that becomes it.
+struct Rows<'a> {
+    format: Format,
+    /// What the bytes are, where they are a file's.
+    dtype: Option<DType>,
+    rows: usize,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl GpuWeight {
+    /// The matrix of `sources` from top to bottom. Packing takes all cores, and some MiB at a time.
+    ///
+    /// Panics if `cols` is no multiple of 32, a source's bytes do not fit its shape, or the bias has not one value for each
+    /// row.
+    pub fn new(gpu: &Gpu, cols: usize, sources: &[Source], bias: Option<&[f32]>) -> Result<GpuWeight, GpuError> {
+        let rows: Vec<Rows> = sources.iter().map(|source| Rows::of(source, cols)).collect();
+        GpuWeight::stacked(gpu, cols, &rows, bias)
+    }
+
+    /// Gate and up, to be used by [`gate_up`]; `bias` is that of the gate's rows, then that of up's. `None` if their formats
+    /// differ: then a weight of both, [`linear`] and `act_mul` serve.
+    ///
+    /// Panics as [`GpuWeight::new`], and if one has more rows than the other.
+    pub fn gate_up(
+        gpu: &Gpu,
+        cols: usize,
+        gate: &Source,
+        up: &Source,
+        bias: Option<&[f32]>,
+    ) -> Result<Option<GpuWeight>, GpuError> {
+        let pair = [Rows::of(gate, cols), Rows::of(up, cols)];
+        if pair[0].format != pair[1].format {
+            return Ok(None);
+        }
+        GpuWeight::interleaved(gpu, cols, &pair, bias).map(Some)
+    }
+
+    /// As [`GpuWeight::new`], of rows with groups.
+    pub fn int4(gpu: &Gpu, cols: usize, parts: &[Int4Rows], bias: Option<&[f32]>) -> Result<GpuWeight, GpuError> {
+        let rows: Vec<Rows> = parts.iter().map(|part| Rows::of_groups(part, cols)).collect();
+        GpuWeight::stacked(gpu, cols, &rows, bias)
+    }
+
+    /// As [`GpuWeight::gate_up`], of rows with groups, whose size must be the same.
+    pub fn int4_gate_up(
+        gpu: &Gpu,
+        cols: usize,
+        gate: &Int4Rows,
+        up: &Int4Rows,
+        bias: Option<&[f32]>,
+    ) -> Result<GpuWeight, GpuError> {
+        assert_eq!(gate.group, up.group, "groups of gate and up");
+        GpuWeight::interleaved(gpu, cols, &[Rows::of_groups(gate, cols), Rows::of_groups(up, cols)], bias)
+    }
+
+    fn stacked(gpu: &Gpu, cols: usize, sources: &[Rows], bias: Option<&[f32]>) -> Result<GpuWeight, GpuError> {
+        let outputs: usize = sources.iter().map(|source| source.rows).sum();
+        assert!(bias.is_none_or(|bias| bias.len() == outputs), "length of the bias");
+        let (mut parts, mut first) = (Vec::new(), 0);
+        // Neighbours of one format become one part.
+        for run in sources.chunk_by(|a, b| a.format == b.format) {
+            let rows: usize = run.iter().map(|source| source.rows).sum();
+            let find = |mut row: usize| {
+                run.iter().find_map(|source| {
+                    if row < source.rows {
+                        Some((source, row))
+                    } else {
+                        row -= source.rows;
+                        None
+                    }
+                })
+            };
+            let bias = bias.map(|bias| bias[first..first + rows].to_vec());
+            parts.push(Part::new(gpu, cols, run[0].format, rows, rows.div_ceil(TILE), &find, bias)?);
+            first += rows;
+        }
+        Ok(GpuWeight { cols, parts, gated: false })
+    }
+
+    fn interleaved(gpu: &Gpu, cols: usize, pair: &[Rows; 2], bias: Option<&[f32]>) -> Result<GpuWeight, GpuError> {
+        let [gate, up] = pair;
+        assert_eq!(gate.rows, up.rows, "rows of gate and up");
+        assert!(bias.is_none_or(|bias| bias.len() == 2 * gate.rows), "length of the bias");
+        // A tile is eight rows of the gate and the same eight of up.
+        let output = |row: usize| (row / TILE * 8 + row % 8, row / 8 % 2);
+        let find = |row: usize| {
+            let (output, which) = output(row);
+            (output < gate.rows).then_some((&pair[which], output))
+        };
+        let tiles = gate.rows.div_ceil(8);
+        let bias = bias.map(|bias| {
+            let at = |row| match output(row) {
+                (output, which) if output < gate.rows => bias[which * gate.rows + output],
+                _ => 0.0,
+            };
+            (0..tiles * TILE).map(at).collect()
+        });
+        let part = Part::new(gpu, cols, gate.format, gate.rows, tiles, &find, bias)?;
+        Ok(GpuWeight { cols, parts: vec![part], gated: true })
+    }
+
+    /// Whether it is one of gate and up, for [`gate_up`] alone.
+    pub fn is_gated(&self) -> bool {
+        self.gated
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(|part| part.outputs).sum()
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes in the device's memory.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.records.len() + part.bias.as_ref().map_or(0, GpuBuffer::len)).sum()
+    }
+
+    /// The rows, where they are of one format and in their own order; panics otherwise.
+    pub(crate) fn single_part(&self) -> &Part {
+        assert!(self.parts.len() == 1 && !self.gated, "a weight of several parts");
+        &self.parts[0]
+    }
+}
+
+impl<'a> Rows<'a> {
+    fn of(source: &'a Source, cols: usize) -> Rows<'a> {
+        let bytes = source.bytes.as_slice();
+        assert!(cols.is_multiple_of(32), "{cols} columns are no multiple of 32");
+        assert_eq!(bytes.len(), source.rows * source.dtype.row_bytes(cols), "bytes of [{}, {cols}]", source.rows);
+        let format = Format::of(source.dtype);
+        Rows { format, dtype: Some(source.dtype), rows: source.rows, bytes: Cow::Borrowed(bytes) }
+    }
+
+    /// Puts each group's scale, zero and codes side by side.
+    fn of_groups(part: &Int4Rows, cols: usize) -> Rows<'static> {
+        let format = match part.group {
+            32 => Format::Int4Group32,
+            128 => Format::Int4Group128,
+            group => panic!("groups of {group} columns"),
+        };
+        assert!(cols.is_multiple_of(part.group), "{cols} columns are no whole groups of {}", part.group);
+        let groups = part.rows * (cols / part.group);
+        assert_eq!(
+            (part.scales.len(), part.zeros.len()),
+            (groups, groups),
+            "scales and zeros of [{}, {cols}]",
+            part.rows
+        );
+        assert_eq!(part.codes.len(), groups * part.group / 2, "codes of [{}, {cols}]", part.rows);
+        assert!(part.zeros.iter().all(|zero| *zero <= 16), "a zero above 16");
+        let mut bytes = Vec::with_capacity(groups * format.row_block_bytes());
+        for ((scale, zero), codes) in part.scales.iter().zip(part.zeros).zip(part.codes.chunks_exact(part.group / 2)) {
+            bytes.extend(scale.to_le_bytes());
+            bytes.push(*zero);
+            bytes.extend(codes);
+        }
+        Rows { format, dtype: None, rows: part.rows, bytes: Cow::Owned(bytes) }
+    }
+
+    /// A row's part of record `record`; `converted` is room for one that has to become bf16 first.
+    fn block<'b>(&'b self, cols: usize, row: usize, record: usize, converted: &'b mut [u8; 64]) -> &'b [u8] {
+        let element = match self.dtype {
+            Some(DType::F32) => 4,
+            Some(DType::F16) => 2,
+            _ => {
+                let bytes = self.format.row_block_bytes();
+                return &self.bytes[(row * (cols / self.format.cols()) + record) * bytes..][..bytes];
+            }
+        };
+        let from = &self.bytes[(row * cols + 32 * record) * element..][..32 * element];
+        for (to, from) in converted.chunks_exact_mut(2).zip(from.chunks_exact(element)) {
+            let value = match *from {
+                [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+                _ => f16::from_le_bytes([from[0], from[1]]).to_f32(),
+            };
+            to.copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+        }
+        converted
+    }
+}
+
+/// Bytes that are packed between two uploads.
+const BAND_BYTES: usize = 8 << 20;
+
+impl Part {
+    /// `find` tells of each row of the tiles where it comes from.
+    fn new<'a>(
+        gpu: &Gpu,
+        cols: usize,
+        format: Format,
+        outputs: usize,
+        tiles: usize,
+        find: &(impl Fn(usize) -> Option<(&'a Rows<'a>, usize)> + Sync),
+        bias: Option<Vec<f32>>,
+    ) -> Result<Part, GpuError> {
+        let tile_bytes = cols / format.cols() * format.record_bytes();
+        let records = gpu.alloc(tiles * tile_bytes)?;
+        let band = (BAND_BYTES / tile_bytes.max(1)).clamp(1, tiles.max(1));
+        let mut staging = Vec::new();
+        let bytes = band * tile_bytes;
+        staging.try_reserve_exact(bytes).map_err(|_| GpuError::OutOfMemory { bytes })?;
+        for first in (0..tiles).step_by(band) {
+            staging.clear();
+            staging.resize(band.min(tiles - first) * tile_bytes, 0);
+            pack_band(format, cols, first, tile_bytes, find, &mut staging);
+            records.upload(first * tile_bytes, &staging)?;
+        }
+        let bias = bias.map(|mut bias| {
+            bias.resize(tiles * TILE, 0.0);
+            let bytes: Vec<u8> = bias.iter().flat_map(|x| x.to_le_bytes()).collect();
+            gpu.from_bytes(&bytes)
+        });
+        Ok(Part { format, outputs, tiles, records, bias: bias.transpose()? })
+    }
+}
+
+/// Packs tiles from number `first` on into `out`, on all cores.
+fn pack_band<'a>(
+    format: Format,
+    cols: usize,
+    first: usize,
+    tile_bytes: usize,
+    find: &(impl Fn(usize) -> Option<(&'a Rows<'a>, usize)> + Sync),
+    out: &mut [u8],
+) {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let share = (out.len() / tile_bytes).div_ceil(threads);
+    let pack_tile = |tile: usize, out: &mut [u8]| {
+        let rows: [_; TILE] = std::array::from_fn(|i| find(tile * TILE + i));
+        let mut converted = [[0u8; 64]; TILE];
+        for (record, out) in out.chunks_exact_mut(format.record_bytes()).enumerate() {
+            let mut blocks: [RowBlock; TILE] = [None; TILE];
+            for ((block, row), converted) in blocks.iter_mut().zip(&rows).zip(&mut converted) {
+                *block = row.map(|(source, row)| source.block(cols, row, record, converted));
+            }
+            pack(format, &blocks, out);
+        }
+    };
+    std::thread::scope(|scope| {
+        for (i, out) in out.chunks_mut(share * tile_bytes).enumerate() {
+            let work = move |out: &mut [u8]| {
+                for (j, out) in out.chunks_exact_mut(tile_bytes).enumerate() {
+                    pack_tile(first + i * share + j, out);
+                }
+            };
+            if threads == 1 {
+                work(out);
+            } else {
+                scope.spawn(move || work(out));
+            }
+        }
+    });
+}
+
+/// Which kernel computes; the bits are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// Up to 8 rows of x a block: reads W at the memory's speed.
+    Few1,
+    /// Up to 32.
+    Few4,
+    /// Tiles of 64 rows of x by 128 of W.
+    Many1,
+    /// Of 128 by 128.
+    Many2,
+}
+
+/// Rows of W in a tile of [`Path::Many1`] and [`Path::Many2`].
+const MANY_TILE: usize = 128;
+/// Blocks that keep a large device busy: about half its multiprocessors.
+const BUSY_BLOCKS: usize = 64;
+
+impl Path {
+    fn of(rows: usize, outputs: usize) -> Path {
+        let busy = |tokens| outputs.div_ceil(MANY_TILE) * rows.div_ceil(tokens) >= BUSY_BLOCKS;
+        match rows {
+            0..=8 => Path::Few1,
+            9..=32 => Path::Few4,
+            // Few4 reads W again for each 32 rows of x; what is left of tiles of 128 would be idle.
+            65.. if busy(128) || rows > 512 => Path::Many2,
+            _ if busy(64) || rows > 256 => Path::Many1,
+            _ => Path::Few4,
+        }
+    }
+
+    /// Kernel and threads for `rows` rows of x. Numbers are those of few.cuh, many.cuh and linear.cu.
+    fn launch(self, format: Format, w_tiles: usize, cols: usize, rows: usize) -> (&'static str, Launch) {
+        let stage = format.stage_cols() / format.cols() * format.record_bytes();
+        let segments = cols.div_ceil(256).clamp(1, 8);
+        let kernels = format.kernels();
+        let (name, tiles, tokens, threads, shared) = match self {
+            Path::Few1 => (kernels.few1, 1, 8, 32 * segments, 3 * stage * segments),
+            Path::Few4 => (kernels.few4, 2, 32, 32 * segments, 2 * 2 * stage * segments),
+            Path::Many1 => (kernels.many1, MANY_TILE / TILE, 64, 128, Path::many_shared(format, stage, 64)),
+            Path::Many2 => (kernels.many2, MANY_TILE / TILE, 128, 256, Path::many_shared(format, stage, 128)),
+        };
+        let grid = [w_tiles.div_ceil(tiles) as u32, rows.div_ceil(tokens) as u32, 1];
+        (name, Launch { grid, block: threads as u32, shared: shared as u32 })
+    }
+
+    /// Rings of x and of W, and sums.
+    fn many_shared(format: Format, stage: usize, tokens: usize) -> usize {
+        let (x_ring, step) = (4, 64);
+        let w_ring = (x_ring - 1usize).div_ceil(format.stage_cols() / step) + 1;
+        let sums = if format.has_minima() { 2 * 2 * 4 * tokens } else { 0 };
+        x_ring * step * 2 * tokens + w_ring * MANY_TILE / TILE * stage + sums
+    }
+}
+
+/// What a kernel makes of its sums (tile.cuh has the same numbers).
+#[derive(Debug, Clone, Copy)]
+enum Output {
+    Bf16 = 0,
+    F32 = 1,
+    Silu = 2,
+    Gelu = 3,
+}
+
+/// `y = x Wᵀ + b`.
+///
+/// Shapes: x `[T, w.cols()]` bf16, its rows at multiples of 16 bytes; y `[T, w.rows()]` bf16 or f32. Panics otherwise.
+pub fn linear(gpu: &Gpu, x: GpuTensor, w: &GpuWeight, y: GpuTensor) -> Result<(), GpuError> {
+    linear_by(gpu, x, w, y, |part| Path::of(x.rows(), part.outputs))
+}
+
+fn linear_by(
+    gpu: &Gpu,
+    x: GpuTensor,
+    w: &GpuWeight,
+    y: GpuTensor,
+    path: impl Fn(&Part) -> Path,
+) -> Result<(), GpuError> {
+    assert!(!w.gated, "a weight of gate and up");
+    let output = match y.element() {
+        Element::BF16 => Output::Bf16,
+        Element::F32 => Output::F32,
+        element => panic!("y is {element:?}"),
+    };
+    y.expect("y", y.element(), x.rows(), w.rows());
+    let mut first = 0;
+    for part in &w.parts {
+        launch(gpu, x, w, part, y.columns(first..first + part.outputs), output, path(part))?;
+        first += part.outputs;
+    }
+    Ok(())
+}
+
+/// `out = act(x Gᵀ) * (x Uᵀ)` for a weight of gate G and up U ([`GpuWeight::gate_up`]), in one launch.
+///
+/// Shapes: x `[T, w.cols()]` bf16, its rows at multiples of 16 bytes; out `[T, w.rows()]` bf16. Panics otherwise.
+pub fn gate_up(gpu: &Gpu, x: GpuTensor, w: &GpuWeight, activation: Activation, out: GpuTensor) -> Result<(), GpuError> {
+    gate_up_by(gpu, x, w, activation, out, Path::of(x.rows(), 2 * w.rows()))
+}
+
+fn gate_up_by(
+    gpu: &Gpu,
+    x: GpuTensor,
+    w: &GpuWeight,
+    activation: Activation,
+    out: GpuTensor,
+    path: Path,
+) -> Result<(), GpuError> {
+    assert!(w.gated, "no weight of gate and up");
+    out.expect("out", Element::BF16, x.rows(), w.rows());
+    let output = match activation {
+        Activation::Silu => Output::Silu,
+        Activation::GeluTanh => Output::Gelu,
+    };
+    launch(gpu, x, w, &w.parts[0], out, output, path)
+}
+
+fn launch(
+    gpu: &Gpu,
+    x: GpuTensor,
+    w: &GpuWeight,
+    part: &Part,
+    y: GpuTensor,
+    output: Output,
+    path: Path,
+) -> Result<(), GpuError> {
+    x.expect("x", Element::BF16, x.rows(), w.cols);
+    assert!(x.stride().is_multiple_of(8) && x.ptr().is_aligned(16), "rows of x are not at multiples of 16 bytes");
+    assert!(u32::try_from(x.rows() * x.stride()).is_ok(), "[{}, {}] of x", x.rows(), x.stride());
+    let bias = part.bias.as_ref().map_or(DevicePtr::NULL, GpuBuffer::ptr);
+    let number = |n: usize| Arg::U32(u32::try_from(n).expect("a matrix's side"));
+    let args = [
+        part.records.ptr().into(),
+        bias.into(),
+        x.arg(),
+        y.arg(),
+        number(x.rows()),
+        number(w.cols),
+        number(part.outputs),
+        number(x.stride()),
+        number(y.stride()),
+        Arg::U32(output as u32),
+    ];
+    let (name, config) = path.launch(part.format, part.tiles, w.cols, x.rows());
+    gpu.launch(name, config, &args)
+}
