@@ -16,6 +16,8 @@ use std::ops::Range;
 pub(super) const CHUNK: usize = 4;
 /// Rows for which computing takes less time than reading from memory.
 const FEW: usize = 4;
+/// Vectors of values that few rows take at once.
+const WIDE: usize = 4;
 /// Tokens of a chunk.
 const TOKENS: usize = CHUNK * BLOCK_TOKENS;
 
@@ -287,23 +289,39 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     /// Adds the weighted values of the tokens in `seen`.
     #[inline(always)]
     unsafe fn accumulate(&mut self, chunk: &Chunk<E::Bits>, seen: Range<usize>) {
+        let mut d = 0;
+        // SAFETY: the caller's.
+        unsafe {
+            // A sum waits for the one before it in its chain: few rows take several vectors at once, where registers suffice.
+            while R <= FEW && S::ROWS >= 8 && d + WIDE * LANES <= self.dim {
+                self.accumulate_at::<WIDE>(chunk, seen.clone(), d);
+                d += WIDE * LANES;
+            }
+            while d < self.dim {
+                self.accumulate_at::<1>(chunk, seen.clone(), d);
+                d += LANES;
+            }
+        }
+    }
+
+    /// The same for elements `d..d + D * LANES`.
+    #[inline(always)]
+    unsafe fn accumulate_at<const D: usize>(&mut self, chunk: &Chunk<E::Bits>, seen: Range<usize>, d: usize) {
         // SAFETY: the caller's.
         unsafe {
             let mut weights: [*const u32; R] = [std::ptr::null(); R];
-            let mut acc: [*mut f32; R] = [std::ptr::null_mut(); R];
+            let mut sums = [[S::splat(0.0); R]; D];
             for r in 0..R {
                 weights[r] = self.weights[r].as_ptr().cast();
-                acc[r] = self.acc[r].as_mut_ptr().cast();
-            }
-            for d in (0..self.dim).step_by(LANES) {
-                let mut sums = [S::splat(0.0); R];
-                for r in 0..R {
-                    sums[r] = S::load(acc[r].add(d));
+                for i in 0..D {
+                    sums[i][r] = S::load(self.acc[r].as_ptr().cast::<f32>().add(d + i * LANES));
                 }
-                for b in chunk.first..chunk.last {
-                    let (from, to) = lanes(b, seen.start, seen.end);
-                    for step in from / E::PAIRING..to.div_ceil(E::PAIRING) {
-                        let at = (step * self.dim + d) * E::PAIRING;
+            }
+            for b in chunk.first..chunk.last {
+                let (from, to) = lanes(b, seen.start, seen.end);
+                for step in from / E::PAIRING..to.div_ceil(E::PAIRING) {
+                    for i in 0..D {
+                        let at = (step * self.dim + d + i * LANES) * E::PAIRING;
                         let mut v = E::load::<S>(chunk.blocks[b].values.add(at));
                         if R <= FEW {
                             S::prefetch(chunk.next[b].values.wrapping_add(at).cast());
@@ -315,12 +333,14 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
                             v = E::one_of_pair::<S>(v, false);
                         }
                         for r in 0..R {
-                            sums[r] = E::fma::<S>(v, *weights[r].add(b * LANES / E::PAIRING + step), sums[r]);
+                            sums[i][r] = E::fma::<S>(v, *weights[r].add(b * LANES / E::PAIRING + step), sums[i][r]);
                         }
                     }
                 }
-                for r in 0..R {
-                    S::store(acc[r].add(d), sums[r]);
+            }
+            for r in 0..R {
+                for i in 0..D {
+                    S::store(self.acc[r].as_mut_ptr().cast::<f32>().add(d + i * LANES), sums[i][r]);
                 }
             }
         }
