@@ -17,10 +17,15 @@ pub(crate) fn reserve<T>(what: &str, list: &mut Vec<T>, count: usize) -> Result<
     list.try_reserve(count).map_err(|_| missing::<T>(what, list.len().saturating_add(count)))
 }
 
+/// Makes room for `count` more items, and no more.
+pub(crate) fn reserve_exact<T>(what: &str, list: &mut Vec<T>, count: usize) -> Result<()> {
+    list.try_reserve_exact(count).map_err(|_| missing::<T>(what, list.len().saturating_add(count)))
+}
+
 /// An empty list with room for exactly `count` items.
 pub(crate) fn list<T>(what: &str, count: usize) -> Result<Vec<T>> {
     let mut list = Vec::new();
-    list.try_reserve_exact(count).map_err(|_| missing::<T>(what, count))?;
+    reserve_exact(what, &mut list, count)?;
     Ok(list)
 }
 

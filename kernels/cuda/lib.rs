@@ -14,6 +14,8 @@
 pub mod act_mul;
 #[path = "../attention/cuda.rs"]
 pub mod attention;
+#[cfg(all(test, gpu))]
+mod conformance;
 mod driver;
 #[path = "../embed/cuda.rs"]
 pub mod embed;

@@ -97,15 +97,14 @@ struct Prompt {
 }
 
 impl Flight {
-    /// A request whose samples may have `most` tokens each.
+    /// A request whose samples may have `most` tokens each. Its prompt stays the caller's.
     pub(super) fn new(
         id: RequestId,
-        request: Request,
+        request: &mut Request,
         most: usize,
         at: Instant,
         provenance: Provenance,
     ) -> Result<Flight> {
-        let mut request = request;
         let candidates = request.candidates();
         let logprobs = request.sampling.logprobs.is_some();
         if candidates > request.n {
@@ -115,7 +114,7 @@ impl Flight {
         let shown = request.echo || request.prompt_logprobs.is_some();
         let mut streams = memory::list("samples", candidates as usize)?;
         for sample in 0..candidates {
-            streams.push(Stream::new(&request, sample, most)?);
+            streams.push(Stream::new(request, sample, most)?);
         }
         let mut held = None;
         if candidates > request.n {
@@ -135,7 +134,7 @@ impl Flight {
             logprobs,
             prompt: Prompt {
                 len: request.prompt.len(),
-                tokens: if shown { request.prompt } else { Vec::new() },
+                tokens: memory::copy("prompt", if shown { &request.prompt } else { &[] })?,
                 decoder: Decoder::default(),
                 delivered: 0,
                 top: request.prompt_logprobs.map(|n| n as usize),

@@ -129,6 +129,14 @@ impl Model {
         }
     }
 
+    /// The GPU's own name, if it runs on one.
+    pub fn gpu_name(&self) -> Option<&str> {
+        match &self.place {
+            Place::Host(_) => None,
+            Place::Cuda(gpu) => Some(gpu.name()),
+        }
+    }
+
     /// The file it came from.
     pub fn file(&self) -> &Arc<Gguf> {
         &self.file

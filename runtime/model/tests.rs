@@ -118,3 +118,28 @@ fn ten_thousand_damaged_models() {
     println!("seed {SEED:#x}: {loads} loads, {refusals} refusals");
     assert!(loads > 1000 && refusals > 1000, "{loads} loads, {refusals} refusals: not a test any more");
 }
+
+/// The same kernels that a GPU runs, on the CPU: close to the oracle, and the same bits in chunks of any size, of which those
+/// of one token are recorded launches and the others are not; and in any order of lanes.
+#[cfg(feature = "emulate")]
+#[test]
+fn every_architecture_runs_on_an_emulated_gpu() {
+    let tokens: Vec<u32> = (0..50).map(|i| i * 37 % 256).collect();
+    for architecture in tiny::ARCHITECTURES {
+        let file = tiny::gguf(architecture, 7, 1).bytes();
+        let want = last_logits(&mut load(&file, &config(DeviceConfig::Reference)).unwrap(), &tokens, 50);
+        let spread = want.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let mut first = None;
+        for seed in 1..=3 {
+            let mut model = load(&file, &config(DeviceConfig::Cuda(seed))).unwrap();
+            for chunk in [50, 1, 7, 16] {
+                let got = last_logits(&mut model, &tokens, chunk);
+                let error = got.iter().zip(&want).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+                println!("{architecture}: {error} of {spread}");
+                assert!(error < 0.05 * spread, "{architecture}, seed {seed}: {error} of {spread}");
+                let first = first.get_or_insert_with(|| got.clone());
+                assert_eq!(&got, first, "{architecture}, seed {seed}, chunks of {chunk}");
+            }
+        }
+    }
+}

@@ -32,6 +32,8 @@ usage: cargo xtask COMMAND
   test         the same, and all tests on the release build, models fetched first
   soak         ten minutes of random load on the engine (AIENG_SOAK_SECONDS sets another time)
   hammer       sixteen threads call anything for a minute, under AddressSanitizer
+  hammer --thread
+               the same under ThreadSanitizer
   install --prefix FOLDER
                build the library in release mode and lay it there: lib/, include/, pkg-config, CMake
   examples     install into target/tmp, and build and run the examples in C, C++, Go and Python from there
@@ -47,7 +49,8 @@ fn main() -> ExitCode {
         ["check"] => check(),
         ["test"] => test(),
         ["soak"] => soak(),
-        ["hammer"] => one("hammer", hammer::run()),
+        ["hammer"] => one("hammer", hammer::run(hammer::ADDRESS)),
+        ["hammer", "--thread"] => one("hammer --thread", hammer::run(hammer::THREAD)),
         ["install", "--prefix", prefix] => one("install", install::install(&absolute(prefix))),
         ["examples"] => examples(),
         ["abi"] => one("abi", abi::write()),

@@ -43,7 +43,7 @@ impl From<GpuError> for Error {
 
 /// A vector in the device's memory.
 #[derive(Debug)]
-pub(super) struct GpuVector(GpuBuffer);
+pub struct GpuVector(GpuBuffer);
 
 impl GpuVector {
     /// f32 `[1, n]`.
@@ -246,6 +246,10 @@ impl OnGpu {
         if self.gpu.is_emulated() { "cuda-emulated" } else { "cuda" }
     }
 
+    pub(super) fn name(&self) -> &str {
+        self.gpu.name()
+    }
+
     pub(super) fn vocab(&self) -> usize {
         self.parts.weights.embedding.rows()
     }
@@ -321,7 +325,7 @@ mod tests {
     #[test]
     fn copies_that_build_on_one_another_are_told_apart() {
         let runs = |copies: &[(u32, u32)]| independent(copies).collect::<Vec<_>>();
-        assert_eq!(runs(&[]), []);
+        assert!(runs(&[]).is_empty());
         assert_eq!(runs(&[(1, 2), (1, 3), (4, 5)]), [0..3]);
         assert_eq!(runs(&[(1, 2), (2, 3), (3, 4), (9, 4)]), [0..1, 1..2, 2..3, 3..4]);
     }
