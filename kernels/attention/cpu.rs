@@ -170,8 +170,8 @@ impl<'a> Tiles<'a> {
                     // From five on, rows that are not there cost less than further passes over the cache, or further kernels.
                     match left {
                         1 => self.tile::<S, E, 1>(&of, start, left),
-                        2 => self.tile::<S, E, 2>(&of, start, left),
-                        3 => self.tile::<S, E, 3>(&of, start, left),
+                        // A kernel for two would be another minute of compiling.
+                        2 | 3 => self.tile::<S, E, 3>(&of, start, left),
                         4 => self.tile::<S, E, 4>(&of, start, left),
                         _ if S::ROWS >= 8 => self.tile::<S, E, 8>(&of, start, left),
                         _ => self.tile::<S, E, 4>(&of, start, left),
