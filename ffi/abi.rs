@@ -68,6 +68,7 @@ pub const AIENG_DEVICE_AUTO: _bindgen_ty_2 = 0;
 pub const AIENG_DEVICE_CPU: _bindgen_ty_2 = 1;
 pub const AIENG_DEVICE_REFERENCE: _bindgen_ty_2 = 2;
 pub const AIENG_DEVICE_SIMULATED: _bindgen_ty_2 = 3;
+pub const AIENG_DEVICE_CUDA: _bindgen_ty_2 = 4;
 pub type _bindgen_ty_2 = ::core::ffi::c_uint;
 pub type aieng_isa = u32;
 pub const AIENG_ISA_AUTO: _bindgen_ty_3 = 0;
@@ -137,10 +138,11 @@ pub struct aieng_engine_config {
     pub event_data: *mut ::core::ffi::c_void,
     pub log_level: aieng_log_level,
     pub simulated_step_us: u32,
+    pub gpu: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of aieng_engine_config"][::core::mem::size_of::<aieng_engine_config>() - 152usize];
+    ["Size of aieng_engine_config"][::core::mem::size_of::<aieng_engine_config>() - 160usize];
     ["Alignment of aieng_engine_config"][::core::mem::align_of::<aieng_engine_config>() - 8usize];
     ["Offset of field: aieng_engine_config::struct_size"]
         [::core::mem::offset_of!(aieng_engine_config, struct_size) - 0usize];
@@ -187,6 +189,7 @@ const _: () = {
         [::core::mem::offset_of!(aieng_engine_config, log_level) - 144usize];
     ["Offset of field: aieng_engine_config::simulated_step_us"]
         [::core::mem::offset_of!(aieng_engine_config, simulated_step_us) - 148usize];
+    ["Offset of field: aieng_engine_config::gpu"][::core::mem::offset_of!(aieng_engine_config, gpu) - 152usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -210,10 +213,11 @@ pub struct aieng_engine_info {
     pub vocab_size: u32,
     pub has_chat_template: u32,
     pub bos_token: u32,
+    pub gpu: *const ::core::ffi::c_char,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of aieng_engine_info"][::core::mem::size_of::<aieng_engine_info>() - 112usize];
+    ["Size of aieng_engine_info"][::core::mem::size_of::<aieng_engine_info>() - 120usize];
     ["Alignment of aieng_engine_info"][::core::mem::align_of::<aieng_engine_info>() - 8usize];
     ["Offset of field: aieng_engine_info::struct_size"]
         [::core::mem::offset_of!(aieng_engine_info, struct_size) - 0usize];
@@ -244,6 +248,7 @@ const _: () = {
     ["Offset of field: aieng_engine_info::has_chat_template"]
         [::core::mem::offset_of!(aieng_engine_info, has_chat_template) - 104usize];
     ["Offset of field: aieng_engine_info::bos_token"][::core::mem::offset_of!(aieng_engine_info, bos_token) - 108usize];
+    ["Offset of field: aieng_engine_info::gpu"][::core::mem::offset_of!(aieng_engine_info, gpu) - 112usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

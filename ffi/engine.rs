@@ -12,7 +12,7 @@ use aieng_runtime::log::{Log, Writer};
 use aieng_runtime::{Error, Isa, KvDType, Result};
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ pub(crate) struct Names {
     pub(crate) kernels: CString,
     model: CString,
     architecture: CString,
+    gpu: CString,
 }
 
 pub(crate) static ENGINES: Table<Entry> = Table::new(0xAE);
@@ -76,10 +77,14 @@ fn isa(config: &aieng_engine_config) -> Result<Option<Isa>> {
 
 /// The simulation has no device of its own: what is said here of the reference device then does no harm.
 fn device(config: &aieng_engine_config) -> Result<DeviceConfig> {
+    if config.gpu != 0 && config.device != AIENG_DEVICE_CUDA {
+        return Err(invalid(format!("config.gpu: {}, but the device is no GPU", config.gpu)));
+    }
     match (config.device, isa(config)?) {
         (AIENG_DEVICE_AUTO | AIENG_DEVICE_CPU, isa) => Ok(DeviceConfig::Cpu(isa)),
+        (AIENG_DEVICE_CUDA, None) => Ok(DeviceConfig::Cuda(config.gpu as usize)),
         (AIENG_DEVICE_REFERENCE | AIENG_DEVICE_SIMULATED, None) => Ok(DeviceConfig::Reference),
-        (AIENG_DEVICE_REFERENCE | AIENG_DEVICE_SIMULATED, Some(isa)) => {
+        (AIENG_DEVICE_REFERENCE | AIENG_DEVICE_SIMULATED | AIENG_DEVICE_CUDA, Some(isa)) => {
             Err(invalid(format!("config.isa: {}, but the device is no CPU", isa.name())))
         }
         (other, _) => Err(invalid(format!("config.device: {other} is no aieng_device"))),
@@ -171,6 +176,23 @@ fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).unwrap_or_default()
 }
 
+/// A file's path, which is no longer than the system takes.
+///
+/// # Safety
+/// `path` is NULL or a string that ends in NUL.
+unsafe fn file_path(path: *const c_char) -> Result<PathBuf> {
+    if path.is_null() {
+        return Err(invalid("path: NULL".into()));
+    }
+    // SAFETY: not NULL, so a string that ends in NUL.
+    let bytes = unsafe { CStr::from_ptr(path) }.to_bytes();
+    let most = libc::PATH_MAX as usize - 1;
+    if bytes.len() > most {
+        return Err(invalid(format!("path: {} bytes, at most {most} allowed", bytes.len())));
+    }
+    Ok(OsStr::from_bytes(bytes).into())
+}
+
 /// Loads what the caller asks for.
 ///
 /// # Safety
@@ -209,6 +231,7 @@ unsafe fn create(path: Option<PathBuf>, given: &aieng_engine_config) -> Result<E
         kernels: c_string(info.kernels),
         model: c_string(&info.name),
         architecture: c_string(&info.architecture),
+        gpu: c_string(info.gpu.as_deref().unwrap_or_default()),
     });
     let engine = Arc::new(engine);
     // SAFETY: passed on.
@@ -237,15 +260,11 @@ pub unsafe extern "C" fn aieng_engine_create(
         // SAFETY: NULL or a struct of the size it begins with.
         let config = unsafe { read("config", config) };
         let simulated = config.as_ref().is_ok_and(|config| config.device == AIENG_DEVICE_SIMULATED);
-        let path = match path.is_null() {
-            true if !simulated => return Err(invalid("path: NULL".into())),
-            // SAFETY: not NULL, so a string that ends in NUL.
-            false if !simulated => Some(Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()))),
-            _ => None,
-        };
+        // SAFETY: passed on.
+        let path = if simulated { None } else { Some(unsafe { file_path(path) }?) };
         let vacancy = ENGINES.vacancy()?;
         // SAFETY: passed on.
-        let number = vacancy.fill(unsafe { create(path.map(Path::to_owned), &config?) }?);
+        let number = vacancy.fill(unsafe { create(path, &config?) }?);
         // SAFETY: as above.
         unsafe { engine.write_unaligned(std::ptr::without_provenance_mut(number as usize)) };
         Ok(AIENG_OK)
@@ -336,6 +355,7 @@ pub unsafe extern "C" fn aieng_engine_describe(
             vocab_size: saturated(engine.vocab_size()),
             has_chat_template: engine.chat_template().is_some().into(),
             bos_token: engine.tokenizer().bos().map_or(u32::MAX, |token| token.0),
+            gpu: names.gpu.as_ptr(),
         };
         // SAFETY: passed on.
         unsafe { put("info", info, &described) }?;
@@ -371,7 +391,8 @@ mod tests {
     fn unknown_values_are_named() {
         let cases = [
             (aieng_engine_config { flags: 6, ..zero() }, "config.flags: unknown bits 0x4"),
-            (aieng_engine_config { device: 4, ..zero() }, "config.device: 4 is no aieng_device"),
+            (aieng_engine_config { device: 5, ..zero() }, "config.device: 5 is no aieng_device"),
+            (aieng_engine_config { gpu: 1, ..zero() }, "config.gpu: 1, but the device is no GPU"),
             (aieng_engine_config { isa: 5, ..zero() }, "config.isa: 5 is no aieng_isa"),
             (aieng_engine_config { kv_type: 5, ..zero() }, "config.kv_type: 5 is no aieng_kv_type"),
             (

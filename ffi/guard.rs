@@ -1,21 +1,79 @@
 //! What stands between every exported function and its caller: errors become statuses, panics end here.
 //!
 //! A panic inside a call on an engine may leave that engine's state half changed. So it is shut down, and each later call
-//! on it is `AIENG_ERR_CLOSED` with the panic's message; other engines and the host go on.
+//! on it is `AIENG_ERR_CLOSED` with the panic's message; other engines and the host go on. Nothing of it is printed, unless
+//! RUST_BACKTRACE asks for that.
 
 use crate::abi::{aieng_engine, aieng_status};
 use crate::engine::{self, Entry};
 use crate::status::fail;
 use aieng_runtime::{Error, Result};
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+/// What the library calls its threads begins with this.
+const OWN_THREADS: &str = "aieng-";
+
+thread_local! {
+    /// Exported functions that this thread is in.
+    static INSIDE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Lives while this thread is in an exported function.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Inside {
+        // Gone only while the thread is ending.
+        let _ = INSIDE.try_with(|depth| depth.set(depth.get() + 1));
+        Inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let _ = INSIDE.try_with(|depth| depth.set(depth.get() - 1));
+    }
+}
+
+/// Whether a panic of this thread is the library's.
+fn is_own_panic() -> bool {
+    let inside = INSIDE.try_with(|depth| depth.get() > 0).unwrap_or(false);
+    inside || std::thread::current().name().is_some_and(|name| name.starts_with(OWN_THREADS))
+}
+
+/// Keeps Rust from printing the library's panics, which become statuses. Those of a Rust program that it is linked with are
+/// printed as before.
+fn print_no_panics() {
+    static DONE: Once = Once::new();
+    // The hook cannot be changed by a thread that unwinds; another call will do it.
+    if DONE.is_completed() || std::thread::panicking() {
+        return;
+    }
+    DONE.call_once(|| {
+        if std::env::var_os("RUST_BACKTRACE").is_none() {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                if !is_own_panic() {
+                    before(panic);
+                }
+            }));
+        }
+    });
+}
 
 /// Runs the body of an exported function.
 pub(crate) fn call(body: impl FnOnce() -> Result<aieng_status>) -> aieng_status {
+    let _inside = Inside::enter();
     // Unwind safe: what a body shares with later calls are the handle tables, whose locks hold no half-made state, and
     // engines, which `call_engine` closes.
-    catch_unwind(AssertUnwindSafe(|| body().unwrap_or_else(|error| fail(&error))))
-        .unwrap_or_else(|payload| fail(&Error::Internal(message(payload))))
+    catch_unwind(AssertUnwindSafe(|| {
+        print_no_panics();
+        body().unwrap_or_else(|error| fail(&error))
+    }))
+    .unwrap_or_else(|payload| fail(&Error::Internal(message(payload))))
 }
 
 /// Runs the body of an exported function on an engine.
@@ -76,6 +134,29 @@ mod tests {
         assert_eq!(call(|| Err(Error::Busy("full".into()))), AIENG_ERR_BUSY);
         assert_eq!(call(|| panic!("row {}", 7)), AIENG_ERR_INTERNAL);
         assert_eq!(last_error(), "internal error: row 7");
+    }
+
+    #[test]
+    fn panics_print_nothing() {
+        const CHILD: &str = "AIENG_TEST_PANIC_CHILD";
+        let name = "guard::tests::panics_print_nothing";
+        if std::env::var_os(CHILD).is_some() {
+            assert_eq!(call(|| panic!("in a call")), AIENG_ERR_INTERNAL);
+            let own = std::thread::Builder::new().name("aieng-test".into());
+            assert!(own.spawn(|| panic!("in a thread of the library's")).unwrap().join().is_err());
+            assert!(catch_unwind(|| panic!("elsewhere")).is_err());
+            return;
+        }
+        // In a process of its own: what other tests do with panics does not matter there.
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").env_remove("RUST_BACKTRACE");
+        let output = child.output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{printed}");
+        assert!(
+            printed.contains("elsewhere") && !printed.contains("in a call") && !printed.contains("in a thread"),
+            "{printed}"
+        );
     }
 
     #[test]

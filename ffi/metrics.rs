@@ -2,7 +2,8 @@
 
 use crate::abi::*;
 use crate::guard;
-use crate::input::{check_buffer, fill_text, put};
+use crate::input::put;
+use crate::text::fill_with;
 use aieng_runtime::engine::FinishReason;
 use aieng_runtime::metrics::{BUCKETS, Histogram, REASONS, Snapshot};
 use std::ffi::c_char;
@@ -80,10 +81,6 @@ pub unsafe extern "C" fn aieng_metrics_text(
     capacity: usize,
     text_length: *mut usize,
 ) -> aieng_status {
-    guard::call_engine(engine, |entry| {
-        check_buffer("text", text, capacity, text_length)?;
-        // SAFETY: passed on.
-        unsafe { fill_text(text, capacity, text_length, &entry.engine.metrics().prometheus()) }?;
-        Ok(AIENG_OK)
-    })
+    // SAFETY: passed on.
+    unsafe { fill_with(engine, text, capacity, text_length, |entry| Ok(entry.engine.metrics().prometheus())) }
 }

@@ -75,9 +75,8 @@ fn check_forms(request: &aieng_request) -> Result<()> {
 unsafe fn prompt(engine: &Engine, request: &aieng_request) -> Result<Vec<TokenId>> {
     check_forms(request)?;
     if !request.token_ids.is_null() {
-        // SAFETY: passed on.
-        let ids = unsafe { list("request.token_ids", request.token_ids, request.token_count, engine.context()) }?;
-        return Ok(ids.into_iter().map(TokenId).collect());
+        // SAFETY: passed on; a `TokenId` is its number.
+        return unsafe { list("request.token_ids", request.token_ids.cast(), request.token_count, engine.context()) };
     }
     if !request.text.is_null() {
         // SAFETY: passed on.
@@ -151,12 +150,12 @@ unsafe fn sampling(given: &aieng_sampling) -> Result<SamplingParams> {
     if !logprobs && given.top_logprobs != 0 {
         return Err(invalid(format!("sampling.top_logprobs: {}, but the flag is not set", given.top_logprobs)));
     }
-    // SAFETY: passed on.
-    let (bias_ids, bias_values, stop_ids) = unsafe {
+    // SAFETY: passed on; a `TokenId` is its number.
+    let (bias_ids, bias_values, stop_token_ids) = unsafe {
         (
-            list("sampling.logit_bias_ids", given.logit_bias_ids, given.logit_bias_count, 1024)?,
+            list::<TokenId>("sampling.logit_bias_ids", given.logit_bias_ids.cast(), given.logit_bias_count, 1024)?,
             list("sampling.logit_bias_values", given.logit_bias_values, given.logit_bias_count, 1024)?,
-            list("sampling.stop_token_ids", given.stop_token_ids, given.stop_token_count, 64)?,
+            list::<TokenId>("sampling.stop_token_ids", given.stop_token_ids.cast(), given.stop_token_count, 64)?,
         )
     };
     Ok(SamplingParams {
@@ -167,11 +166,11 @@ unsafe fn sampling(given: &aieng_sampling) -> Result<SamplingParams> {
         repetition_penalty: or(given.repetition_penalty, default.repetition_penalty),
         presence_penalty: given.presence_penalty,
         frequency_penalty: given.frequency_penalty,
-        logit_bias: bias_ids.into_iter().map(TokenId).zip(bias_values).collect(),
+        logit_bias: bias_ids.into_iter().zip(bias_values).collect(),
         seed: given.seed,
         // SAFETY: passed on.
         stop: unsafe { stops(given) }?,
-        stop_token_ids: stop_ids.into_iter().map(TokenId).collect(),
+        stop_token_ids,
         min_tokens: given.min_tokens,
         max_tokens: or(given.max_tokens, default.max_tokens),
         ignore_eos: given.flags & AIENG_SAMPLING_IGNORE_EOS != 0,

@@ -1,11 +1,31 @@
 //! Section "Text": tokens, text and prompts, in buffers of the caller's.
 
 use crate::abi::*;
+use crate::engine::Entry;
 use crate::guard;
 use crate::input::{check_buffer, fill, fill_text, invalid, known_flags, read, reserve, slice, text};
 use crate::request::rendered;
-use aieng_runtime::TokenId;
+use aieng_runtime::{Result, TokenId};
 use std::ffi::c_char;
+
+/// Body of an export that fills the caller's buffer with what `make` gives, which is not asked where there is none.
+///
+/// # Safety
+/// `text` is NULL or has room for `capacity` bytes, `text_length` is NULL or has room for a length.
+pub(crate) unsafe fn fill_with(
+    engine: *mut aieng_engine,
+    text: *mut c_char,
+    capacity: usize,
+    text_length: *mut usize,
+    make: impl FnOnce(&Entry) -> Result<String>,
+) -> aieng_status {
+    guard::call_engine(engine, |entry| {
+        check_buffer("text", text, capacity, text_length)?;
+        // SAFETY: passed on.
+        unsafe { fill_text(text, capacity, text_length, &make(entry)?) }?;
+        Ok(AIENG_OK)
+    })
+}
 
 /// See include/aieng.h.
 ///
@@ -48,9 +68,8 @@ pub unsafe extern "C" fn aieng_detokenize(
     capacity: usize,
     text_length: *mut usize,
 ) -> aieng_status {
-    guard::call_engine(engine, |entry| {
+    let make = |entry: &Entry| {
         known_flags("flags", flags, AIENG_DETOKENIZE_SPECIAL)?;
-        check_buffer("text", text, capacity, text_length)?;
         // SAFETY: passed on.
         let given = unsafe { slice("token_ids", token_ids, token_count) }?;
         let tokenizer = entry.engine.tokenizer();
@@ -61,11 +80,10 @@ pub unsafe extern "C" fn aieng_detokenize(
         let mut ids = Vec::new();
         reserve("token_ids", &mut ids, given.len())?;
         ids.extend(given.iter().map(|id| TokenId(*id)));
-        let decoded = tokenizer.decode(&ids, flags & AIENG_DETOKENIZE_SPECIAL != 0)?;
-        // SAFETY: passed on.
-        unsafe { fill_text(text, capacity, text_length, &decoded) }?;
-        Ok(AIENG_OK)
-    })
+        tokenizer.decode(&ids, flags & AIENG_DETOKENIZE_SPECIAL != 0)
+    };
+    // SAFETY: passed on.
+    unsafe { fill_with(engine, text, capacity, text_length, make) }
 }
 
 /// See include/aieng.h.
@@ -80,12 +98,8 @@ pub unsafe extern "C" fn aieng_render(
     capacity: usize,
     text_length: *mut usize,
 ) -> aieng_status {
-    guard::call_engine(engine, |entry| {
-        check_buffer("text", text, capacity, text_length)?;
-        // SAFETY: NULL or a struct of the size it begins with, whose pointers are as the header says.
-        let prompt = unsafe { rendered(&entry.engine, &read("request", request)?) }?;
-        // SAFETY: passed on.
-        unsafe { fill_text(text, capacity, text_length, &prompt) }?;
-        Ok(AIENG_OK)
-    })
+    // SAFETY: NULL or a struct of the size it begins with, whose pointers are as the header says; the buffer is passed on.
+    unsafe {
+        fill_with(engine, text, capacity, text_length, |entry| rendered(&entry.engine, &read("request", request)?))
+    }
 }

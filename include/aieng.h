@@ -33,9 +33,9 @@
  * Arrays       of structs have elements of one size: the struct_size of the first.
  * Strings      go in as pointer and length, or as pointer and AIENG_STRLEN where they end in NUL; they are UTF-8.
  *              They come out as pointer and length, with a NUL behind.
- * Buffers      of the caller's are filled as snprintf() does it: the length that comes out is that of the whole, and what
- *              is beyond the capacity is left out. A text gets a NUL behind it even where it is cut, and is cut between
- *              characters. NULL with a capacity of 0 only asks for the length.
+ * Buffers      of the caller's are filled as snprintf() does it: the length that comes out is that of the whole, and
+ *              what is beyond the capacity is left out. A text gets a NUL behind it even where it is cut, and is cut
+ *              between characters. NULL with a capacity of 0 only asks for the length.
  * Enumerations and flags are uint32_t. Values are never renumbered, and new ones will be added: have a default case.
  * Statuses     come from every call that can fail. Unless its text says otherwise, a NULL argument, a wrong
  *              struct_size, an unknown enumeration value or flag and a value out of range are
@@ -48,8 +48,8 @@
  * fork         leaves a child without the engine's threads: there, each call on an engine from before is
  *              AIENG_ERR_CLOSED. The child may create engines of its own.
  * Faults       inside the library never reach the caller: the call returns AIENG_ERR_INTERNAL and from then on its
- *              engine is closed, while all others go on. The library prints nothing, installs no signal handler and
- *              never ends the process.
+ *              engine is closed, while all others go on. The library prints nothing (but faults, where the variable
+ *              RUST_BACKTRACE asks for them), installs no signal handler and never ends the process.
  */
 #ifndef AIENG_H
 #define AIENG_H
@@ -195,7 +195,13 @@ enum {
    * No model: tokens are bytes, and each follows from the one before and its position. To test an integration, or the
    * scheduling of a load, where no model is at hand. path may be NULL, and is not looked at.
    */
-  AIENG_DEVICE_SIMULATED = 3
+  AIENG_DEVICE_SIMULATED = 3,
+  /**
+   * An NVIDIA GPU (compute capability 8.0 and later), in a library that was built with CUDA. AIENG_ERR_UNSUPPORTED says what is
+   * missing where it is not: the build, the driver, the device. One that fails later ends all requests of its engine with an
+   * error and closes it; the host lives on.
+   */
+  AIENG_DEVICE_CUDA = 4
 };
 
 /** The instruction set that AIENG_DEVICE_CPU uses. One that this CPU lacks is AIENG_ERR_UNSUPPORTED. */
@@ -218,7 +224,7 @@ enum {
 typedef uint32_t aieng_kv_type;
 
 enum {
-  /** F32 on the reference device, BF16 where the CPU multiplies that in one instruction, F16 elsewhere. */
+  /** F32 on the reference device, BF16 on GPUs and where the CPU multiplies that in one instruction, F16 elsewhere. */
   AIENG_KV_AUTO = 0,
   AIENG_KV_F32 = 1,
   AIENG_KV_F16 = 2,
@@ -327,6 +333,8 @@ typedef struct aieng_engine_config {
   aieng_log_level log_level;
   /** With AIENG_DEVICE_SIMULATED: how long a step takes. */
   uint32_t simulated_step_us;
+  /** With AIENG_DEVICE_CUDA: the device's number, as CUDA counts them. */
+  uint32_t gpu;
 } aieng_engine_config;
 
 /**
@@ -396,6 +404,8 @@ typedef struct aieng_engine_info {
   uint32_t has_chat_template;
   /** The token that begins a text; UINT32_MAX if there is none. */
   uint32_t bos_token;
+  /** The GPU's name, as its driver says it; "" where none is used. */
+  const char *gpu;
 } aieng_engine_info;
 
 /**
@@ -529,10 +539,10 @@ typedef struct aieng_request {
  * Ownership: nothing of request is kept.
  * Threads:   any.
  * Blocking:  never on the engine; tokenizing takes time in proportion to the text.
- * Errors:    AIENG_ERR_INVALID_ARGUMENT, also for a prompt that is empty or does not fit the context, a token id outside
- *            the vocabulary and text that is not UTF-8; AIENG_ERR_UNSUPPORTED for a conversation where the model has no
- *            chat template, AIENG_ERR_MODEL_FORMAT where that is broken; AIENG_ERR_BUSY; AIENG_ERR_OUT_OF_MEMORY;
- *            AIENG_ERR_CLOSED; AIENG_ERR_INTERNAL.
+ * Errors:    AIENG_ERR_INVALID_ARGUMENT, also for a prompt that is empty or does not fit the context, a token id
+ *            outside the vocabulary and text that is not UTF-8; AIENG_ERR_UNSUPPORTED for a conversation where the
+ *            model has no chat template, AIENG_ERR_MODEL_FORMAT where that is broken; AIENG_ERR_BUSY;
+ *            AIENG_ERR_OUT_OF_MEMORY; AIENG_ERR_CLOSED; AIENG_ERR_INTERNAL.
  */
 aieng_status aieng_submit(aieng_engine *engine, const aieng_request *request, uint64_t *request_id);
 
@@ -543,8 +553,8 @@ aieng_status aieng_submit(aieng_engine *engine, const aieng_request *request, ui
  * Ownership: nothing to own.
  * Threads:   any.
  * Blocking:  never.
- * Errors:    AIENG_ERR_INVALID_ARGUMENT for engine; AIENG_ERR_BUSY where cancels come faster than the engine takes them;
- *            AIENG_ERR_CLOSED; AIENG_ERR_INTERNAL.
+ * Errors:    AIENG_ERR_INVALID_ARGUMENT for engine; AIENG_ERR_BUSY where cancels come faster than the engine takes
+ *            them; AIENG_ERR_CLOSED; AIENG_ERR_INTERNAL.
  */
 aieng_status aieng_cancel(aieng_engine *engine, uint64_t request_id);
 
@@ -801,7 +811,7 @@ typedef struct aieng_metrics {
   uint64_t steps;
   uint64_t step_ns;
   uint64_t kernel_ns;
-  /** From submit to the first token; between a sample's tokens; from submit to a sample's end, and to the first step. */
+  /** From submit to the first token; between a sample's tokens; from submit to a sample's end; to the first step. */
   aieng_histogram time_to_first_token;
   aieng_histogram inter_token_latency;
   aieng_histogram e2e_latency;

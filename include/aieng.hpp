@@ -11,8 +11,8 @@
  *             done = event.flags & AIENG_EVENT_LAST;
  *         }
  *
- * Structs of aieng.h are used as they are: config() and Request make them with struct_size set. Everything that aieng.h says
- * of threads, blocking and errors holds; errors are thrown as aieng::Error.
+ * Structs of aieng.h are used as they are: config() and Request make them with struct_size set. Everything that aieng.h
+ * says of threads, blocking and errors holds; errors are thrown as aieng::Error.
  */
 #ifndef AIENG_HPP
 #define AIENG_HPP

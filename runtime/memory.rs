@@ -4,6 +4,7 @@
 
 use crate::queue::Queue;
 use crate::{Error, Result};
+use aieng_kernels::sample::{Candidate, DrawScratch};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
 
@@ -17,10 +18,15 @@ pub(crate) fn reserve<T>(what: &str, list: &mut Vec<T>, count: usize) -> Result<
     list.try_reserve(count).map_err(|_| missing::<T>(what, list.len().saturating_add(count)))
 }
 
+/// Makes room for `count` more items, and no more.
+pub(crate) fn reserve_exact<T>(what: &str, list: &mut Vec<T>, count: usize) -> Result<()> {
+    list.try_reserve_exact(count).map_err(|_| missing::<T>(what, list.len().saturating_add(count)))
+}
+
 /// An empty list with room for exactly `count` items.
 pub(crate) fn list<T>(what: &str, count: usize) -> Result<Vec<T>> {
     let mut list = Vec::new();
-    list.try_reserve_exact(count).map_err(|_| missing::<T>(what, count))?;
+    reserve_exact(what, &mut list, count)?;
     Ok(list)
 }
 
@@ -60,6 +66,11 @@ pub(crate) fn map<K: Eq + Hash, V, S: BuildHasher + Default>(what: &str, count: 
     let mut map = HashMap::default();
     map.try_reserve(count).map_err(|_| missing::<(K, V)>(what, count))?;
     Ok(map)
+}
+
+/// What the host draws from rows of `vocab` logits with.
+pub(crate) fn draw_scratch(vocab: usize) -> Result<DrawScratch> {
+    DrawScratch::new(vocab).map_err(|_| missing::<(f32, Candidate)>("candidates for a token", vocab))
 }
 
 /// Asks for memory and gives it back, before code that cannot be refused any: a crate's own tables, for example.

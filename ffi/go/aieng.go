@@ -126,11 +126,14 @@ const (
 	CPU       Device = C.AIENG_DEVICE_CPU
 	Reference Device = C.AIENG_DEVICE_REFERENCE
 	Simulated Device = C.AIENG_DEVICE_SIMULATED
+	CUDA      Device = C.AIENG_DEVICE_CUDA
 )
 
 // Config says how to load and run a model; zero suits one user on the whole machine.
 type Config struct {
 	Device                                         Device
+	// GPU is the number of the CUDA device.
+	GPU                                            uint32
 	Threads, Context, MaxSequences, MaxBatchTokens uint32
 	MaxRequests                                    uint32
 	KVTokens, KVBytes                              uint64
@@ -237,6 +240,7 @@ func Load(path string, config Config) (*Engine, error) {
 	given.flags = flag(config.Unpinned, C.AIENG_ENGINE_UNPINNED) |
 		flag(config.NoPrefixCache, C.AIENG_ENGINE_NO_PREFIX_CACHE)
 	given.device = C.aieng_device(config.Device)
+	given.gpu = C.uint32_t(config.GPU)
 	given.threads, given.context = C.uint32_t(config.Threads), C.uint32_t(config.Context)
 	given.max_sequences = C.uint32_t(config.MaxSequences)
 	given.max_batch_tokens = C.uint32_t(config.MaxBatchTokens)
@@ -479,19 +483,9 @@ func (e *Engine) Tokenize(text string, bos, parseSpecial bool) ([]uint32, error)
 	flags := flag(bos, C.AIENG_TOKENIZE_BOS) | flag(parseSpecial, C.AIENG_TOKENIZE_PARSE_SPECIAL)
 	chars := C.CString(text)
 	defer C.free(unsafe.Pointer(chars))
-	ids := make([]uint32, len(text)+1)
-	for {
-		var count C.size_t
-		out := C.tokenize(e.handle, chars, C.size_t(len(text)), flags, (*C.uint32_t)(unsafe.Pointer(&ids[0])),
-			C.size_t(len(ids)), &count)
-		if err := check(out); err != nil {
-			return nil, err
-		}
-		if int(count) <= len(ids) {
-			return ids[:count], nil
-		}
-		ids = make([]uint32, count)
-	}
+	return read(len(text)+2, func(ids *uint32, capacity C.size_t, count *C.size_t) C.outcome {
+		return C.tokenize(e.handle, chars, C.size_t(len(text)), flags, (*C.uint32_t)(ids), capacity, count)
+	})
 }
 
 // Detokenize gives the text of token ids.
@@ -514,17 +508,24 @@ func (e *Engine) Metrics() (string, error) {
 
 // text reads a text of unknown length.
 func text(call func(buffer *C.char, capacity C.size_t, length *C.size_t) C.outcome) (string, error) {
-	buffer := make([]byte, 16384)
+	bytes, err := read(16384, func(buffer *byte, capacity C.size_t, length *C.size_t) C.outcome {
+		return call((*C.char)(unsafe.Pointer(buffer)), capacity, length)
+	})
+	return string(bytes), err
+}
+
+// read calls until the buffer has room for all, and for the NUL behind a text.
+func read[T any](size int, call func(buffer *T, capacity C.size_t, length *C.size_t) C.outcome) ([]T, error) {
+	buffer := make([]T, size)
 	for {
 		var length C.size_t
-		out := call((*C.char)(unsafe.Pointer(&buffer[0])), C.size_t(len(buffer)), &length)
-		if err := check(out); err != nil {
-			return "", err
+		if err := check(call(&buffer[0], C.size_t(len(buffer)), &length)); err != nil {
+			return nil, err
 		}
 		if int(length) < len(buffer) {
-			return string(buffer[:length]), nil
+			return buffer[:length], nil
 		}
-		buffer = make([]byte, int(length)+1024)
+		buffer = make([]T, int(length)+1024)
 	}
 }
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 ABI_VERSION = 1
 
 OK, TIMEOUT, ERR_CLOSED = 0, 1, 8
-DEVICES = {"auto": 0, "cpu": 1, "reference": 2, "simulated": 3}
+DEVICES = {"auto": 0, "cpu": 1, "reference": 2, "simulated": 3, "cuda": 4}
 KV_TYPES = {"auto": 0, "f32": 1, "f16": 2, "bf16": 3, "q8": 4}
 FINISH_REASONS = {1: "stop", 2: "length", 3: "cancelled", 4: "error", 5: "deadline"}
 STOP_CAUSES = {0: None, 1: "eos", 2: "token", 3: "string"}
@@ -46,6 +46,7 @@ class _Config(Structure):
         ("tenants", POINTER(c_uint32)), ("tenant_weights", POINTER(c_uint32)), ("tenant_count", c_size_t),
         ("progress", c_void_p), ("progress_data", c_void_p), ("log", c_void_p), ("log_data", c_void_p),
         ("on_event", c_void_p), ("event_data", c_void_p), ("log_level", c_uint32), ("simulated_step_us", c_uint32),
+        ("gpu", c_uint32),
     ]
 
 
@@ -102,6 +103,7 @@ class _Info(Structure):
         ("weight_bytes", c_uint64), ("kv_bytes", c_uint64), ("kv_tokens", c_uint64),
         *((name, c_uint32) for name in ("threads", "context", "max_sequences", "max_batch_tokens", "max_requests",
                                         "vocab_size", "has_chat_template", "bos_token")),
+        ("gpu", c_char_p),
     ]
 
 

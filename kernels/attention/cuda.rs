@@ -149,7 +149,7 @@ pub fn attention(
     if !alone {
         let shape = Shape::of(&FEW, kv.head_dim);
         let blocks = gpu.properties().multiprocessors * shape.resident(gpu);
-        call.launch(shape, 0..few, most.min(few), usize::MAX, |items| items.min(blocks))?;
+        call.launch(shape, 0..most.min(few), usize::MAX, |items| items.min(blocks))?;
     }
     if most > few {
         let shape = Shape::of(&MANY, kv.head_dim);
@@ -157,7 +157,7 @@ pub fn attention(
         let busy = gpu.properties().multiprocessors;
         // A block for each row tile, the longest first; fewer tiles than multiprocessors are worth being split.
         let tiles = call.row_tiles(shape) * kv.heads;
-        call.launch(shape, least..most, most, busy, |items| items.min(tiles.max(busy)))?;
+        call.launch(shape, least..most, busy, |items| items.min(tiles.max(busy)))?;
     }
     Ok(())
 }
@@ -207,20 +207,18 @@ impl Call<'_> {
         each.min(self.q.rows() * group / shape.rows() + self.sequences.sequences)
     }
 
-    /// Starts `shape`'s kernel for the sequences with more than `rows.start` and at most `rows.end` rows a KV head, of which
-    /// none has more than `most`. Pieces are spread where there are fewer than `split_below` row tiles; `blocks` says how
-    /// many blocks go through so many items.
+    /// Starts `shape`'s kernel for the sequences with more than `rows.start` and at most `rows.end` rows a KV head. Pieces
+    /// are spread where there are fewer than `split_below` row tiles; `blocks` says how many blocks go through so many items.
     fn launch(
         &self,
         shape: &Shape,
         rows: std::ops::Range<usize>,
-        most: usize,
         split_below: usize,
         blocks: impl Fn(usize) -> usize,
     ) -> Result<(), GpuError> {
         let (sequences, params) = (self.sequences, self.params);
         let kv = self.cache.shape(self.layer);
-        let partial_rows = most.clamp(1, shape.rows());
+        let partial_rows = rows.end.clamp(1, shape.rows());
         let capacity = self.workspace.capacity(partial_rows, shape.dim);
         let items = self.row_tiles(shape) * kv.heads * sequences.max_context.div_ceil(PIECE);
         let (factor, softcap, bend) = match params.softcap {

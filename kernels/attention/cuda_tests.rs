@@ -14,13 +14,16 @@ fn values_of(x: &Host) -> Vec<f32> {
     (0..x.rows()).flat_map(|r| x.view().row(r).to_vec()).collect()
 }
 
+fn rounded_to_bf16(x: &Host) -> Host {
+    Host::from_rows(&rounded(&values_of(x)), x.rows(), x.cols())
+}
+
 /// A case's batch with numbers that bf16 holds.
 fn batch_of(case: &Case, seed: u64) -> Batch {
     let mut batch = Batch::new(case, seed);
-    let round = |x: &Host| Host::from_rows(&rounded(&values_of(x)), x.rows(), x.cols());
-    batch.q = round(&batch.q);
-    batch.keys = batch.keys.iter().map(round).collect();
-    batch.values = batch.values.iter().map(round).collect();
+    batch.q = rounded_to_bf16(&batch.q);
+    batch.keys = batch.keys.iter().map(rounded_to_bf16).collect();
+    batch.values = batch.values.iter().map(rounded_to_bf16).collect();
     batch
 }
 
@@ -135,6 +138,42 @@ fn a_row_does_not_depend_on_the_way_it_comes() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Lengths and tables are read when a captured launch runs, not when it was captured.
+#[test]
+fn a_captured_launch_serves_other_lengths() {
+    for gpu in gpus() {
+        let (_, batch) = cases().find(|(_, batch)| batch.context_lens.contains(&700)).unwrap();
+        let cache = cache_of(&gpu, &batch, KvDType::BF16);
+        let tokens = batch.last_tokens();
+        let mut shorter = tokens.clone();
+        shorter.context_lens = tokens.context_lens.iter().map(|n| n.div_ceil(3)).collect();
+        let (rows, cols) = (tokens.q.rows(), tokens.q.cols());
+        let q = Matrix::from(&gpu, Element::BF16, rows, cols, &values_of(&tokens.q));
+        let out = Matrix::poisoned(&gpu, Element::BF16, rows, cols, 0);
+        let integers = [&tokens.cu_seqlens_q, &tokens.block_tables, &tokens.cu_blocks];
+        let [cu_seqlens_q, block_tables, cu_blocks] = integers.map(|x| Matrix::from_u32(&gpu, x));
+        let lens = gpu.alloc(4 * rows).unwrap();
+        let sequences = GpuSequences {
+            cu_seqlens_q: cu_seqlens_q.view(),
+            context_lens: GpuTensor::new(&lens, Element::U32, 1, rows),
+            block_tables: block_tables.view(),
+            cu_blocks: cu_blocks.view(),
+            sequences: rows,
+            max_q_len: 1,
+            max_context: 4096,
+        };
+        let workspace = Workspace::new(&gpu, USUAL.bytes).unwrap();
+        let launch = || attention(&gpu, q.view(), &cache, 0, &sequences, tokens.params, &workspace, out.view());
+        let graph = gpu.capture(launch).unwrap();
+        for batch in [&tokens, &shorter, &tokens] {
+            let bytes: Vec<u8> = batch.context_lens.iter().flat_map(|n| n.to_le_bytes()).collect();
+            lens.upload(0, &bytes).unwrap();
+            graph.launch().unwrap();
+            assert!(out.read_bits() == run(&gpu, batch, &cache, USUAL), "contexts {:?}", batch.context_lens);
         }
     }
 }

@@ -71,7 +71,7 @@ mod nvcc {
             let name = source.file_stem().unwrap().to_str().unwrap();
             let fatbin = out.join(format!("{name}.fatbin"));
             let mut command = Command::new(&nvcc);
-            command.args(["-std=c++17", "-O3", "--fatbin", "-lineinfo", "--compress-all"]).args(TARGETS);
+            command.args(["-std=c++17", "-O3", "--fatbin", "-lineinfo", "--compress-mode=size"]).args(TARGETS);
             command.arg("-I").arg(here).arg("-o").arg(&fatbin).arg(source);
             match command.output() {
                 Ok(output) if output.status.success() => {}

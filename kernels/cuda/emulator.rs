@@ -21,6 +21,8 @@ unsafe extern "C" {
         error: *mut c_char,
         error_len: usize,
     ) -> c_int;
+    /// A letter for each parameter of a kernel, or null.
+    fn emu_kernel_signature(kernel: *const c_char) -> *const c_char;
 }
 
 /// What memory on a device is aligned to.
@@ -83,6 +85,12 @@ impl Emulator {
 
     fn run(&self, kernel: &'static str, config: Launch, args: &mut [*mut c_void]) -> Result<(), GpuError> {
         let name = CString::new(kernel).expect("names of kernels have no zeros");
+        // SAFETY: null, or a string that is never freed.
+        let signature = unsafe { emu_kernel_signature(name.as_ptr()).as_ref().map(|s| CStr::from_ptr(s)) };
+        if let Some(signature) = signature.filter(|s| s.count_bytes() != args.len()) {
+            let what = format!("{} arguments, and parameters {signature:?}", args.len());
+            return Err(GpuError::Failed { call: kernel, what });
+        }
         let mut error = [0u8; 1024];
         // SAFETY: the emulator reads as many arguments as the kernel has; the caller vouches for them.
         let code = unsafe {

@@ -14,6 +14,8 @@
 pub mod act_mul;
 #[path = "../attention/cuda.rs"]
 pub mod attention;
+#[cfg(all(test, gpu))]
+mod conformance;
 mod driver;
 #[path = "../embed/cuda.rs"]
 pub mod embed;
@@ -33,6 +35,8 @@ mod nvidia;
 pub mod rms_norm;
 #[path = "../rope/cuda.rs"]
 pub mod rope;
+#[path = "../sample/cuda.rs"]
+pub mod sample;
 mod tensor;
 #[cfg(test)]
 mod testing;

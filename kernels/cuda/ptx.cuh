@@ -59,7 +59,8 @@ DEVICE void prefetch_l2(const void*) {}
 #define DEVICE __device__ __forceinline__
 #define KERNEL(name, ...) extern "C" __global__ void name(__VA_ARGS__)
 #define KERNEL_BOUNDS(threads, blocks, name, ...) extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+#define DYNAMIC_SHARED(name) unsigned char* name = dynamic_shared
+extern __shared__ __align__(1024) unsigned char dynamic_shared[];
 
 /// The address of shared memory as instructions take it.
 DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }

@@ -44,6 +44,9 @@ DEVICE void tma_load_2d(void* shared, const TensorMap* map, uint64_t* barrier, i
                         : "memory"));
 }
 
+/// Makes what threads have written to shared memory known to wgmma and TMA.
+DEVICE void async_proxy_fence() { HOPPER(asm volatile("fence.proxy.async.shared::cta;" ::: "memory")); }
+
 /// Names an operand of wgmma: rows of 128 bytes, swizzled, from `p` on in dynamic shared memory. Add 2 for 16 further k.
 DEVICE uint64_t wgmma_descriptor(const void* p) {
     return uint64_t((shared_address(p) & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;

@@ -7,8 +7,8 @@
 
 namespace embed {
 
-/// A block has a token, a thread eight columns of it: what a lane of a product has of one row. A row that does not exist is
-/// zeros.
+/// A block has a token, a thread eight columns of it: what a lane of a product has of one row. A row that does not
+/// exist is zeros.
 template <class F>
 DEVICE void row(const unsigned char* w, uint32_t rows, uint32_t cols, uint32_t id, float scale,
                                     float* out) {
@@ -45,10 +45,10 @@ DEVICE void row(const unsigned char* w, uint32_t rows, uint32_t cols, uint32_t i
 
 }  // namespace embed
 
-#define EMBED(name, F)                                                                                                      \
-    KERNEL(embed_##name, const unsigned char* w, const uint32_t* ids, float* out, uint32_t rows, uint32_t cols,            \
-           uint32_t out_stride, float scale) {                                                                              \
-        embed::row<linear::F>(w, rows, cols, ids[blockIdx.x], scale, out + size_t(blockIdx.x) * out_stride);               \
+#define EMBED(name, F)                                                                                                 \
+    KERNEL(embed_##name, const unsigned char* w, const uint32_t* ids, float* out, uint32_t rows, uint32_t cols,        \
+           uint32_t out_stride, float scale) {                                                                         \
+        embed::row<linear::F>(w, rows, cols, ids[blockIdx.x], scale, out + size_t(blockIdx.x) * out_stride);           \
     }
 
 EMBED(q4_0, q4_0)

@@ -8,7 +8,7 @@ use aieng_kernels::{Arena, Bytes, Device, Tensor, TensorMut};
 /// Shapes besides those of the CPU: several segments of K, blocks of 128 both ways and what is left of them.
 const MORE: [(usize, usize, usize); 3] = [(9, 40, 2560), (33, 272, 640), (131, 136, 576)];
 
-const PATHS: [Path; 3] = [Path::Few1, Path::Few4, Path::Many];
+const PATHS: [Path; 4] = [Path::Few1, Path::Few4, Path::Many1, Path::Many2];
 
 /// As the device holds it: floats become bf16.
 fn as_held(source: &Source) -> Source {
@@ -82,7 +82,13 @@ fn a_row_depends_on_itself_alone() {
             let alone: Vec<u8> =
                 x.chunks(cols).take(40).flat_map(|x| run(&gpu, Path::Few1, x, &w).read_bits()).collect();
             let others = (2..=16).map(|rows| (rows, Path::of(rows, outputs)));
-            let others = others.chain([(13, Path::Few1), (40, Path::Few4), (5, Path::Many), (131, Path::Many)]);
+            let others = others.chain([
+                (13, Path::Few1),
+                (40, Path::Few4),
+                (5, Path::Many1),
+                (131, Path::Many1),
+                (131, Path::Many2),
+            ]);
             for (rows, path) in others {
                 let got = run(&gpu, path, &x[..rows * cols], &w).read_bits();
                 let both = got.len().min(alone.len());

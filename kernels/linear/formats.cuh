@@ -1,10 +1,10 @@
 //! Decoders: how a lane gets its part of a block (16 rows by 32 columns) of each format, as A operands of mma.m16n8k16.
 //!
-//! A record holds whole blocks of 16 rows in exactly the bytes that the file has for them (pack.rs writes them): first the
-//! codes, block by block, a lane's together; then what is above four bits of each code, likewise; then scales. Codes become
-//! bf16 integers, exactly: 128 + n has n in its mantissa's low bits, and 128 + zero is subtracted. With lane = 4 g + t, a
-//! lane has rows g and g + 8, and columns 8 t .. 8 t + 8 (SUB 32) or 4 t .. 4 t + 4 of each half (SUB 16), so that it finds
-//! its share of x side by side.
+//! A record holds whole blocks of 16 rows in exactly the bytes that the file has for them (cuda_pack.rs writes them):
+//! first the codes, block by block, a lane's together; then what is above four bits of each code, likewise; then
+//! scales. Codes become bf16 integers, exactly: 128 + n has n in its mantissa's low bits, and 128 + zero is subtracted.
+//! With lane = 4 g + t, a lane has rows g and g + 8, and columns 8 t .. 8 t + 8 (SUB 32) or 4 t .. 4 t + 4 of each half
+//! (SUB 16), so that it finds its share of x side by side.
 #pragma once
 
 namespace linear {
@@ -22,16 +22,16 @@ constexpr int AND_OR = 0xEA;
 /// Two bf16 of 128.
 constexpr uint32_t BASE = 0x43004300;
 
-/// The upper bits of pair `j` of a lane's codes, moved to bit 4 of both halves; a word holds the pairs' first codes below and
-/// their second ones above.
+/// The upper bits of pair `j` of a lane's codes, moved to bit 4 of both halves; a word holds the pairs' first codes
+/// below and their second ones above.
 template <int BITS> DEVICE uint32_t upper(uint32_t word, int j) {
     constexpr uint32_t mask = ((1u << BITS) - 1) * 0x00100010u;
     int shift = BITS * j - 4;
     return (shift < 0 ? word << -shift : word >> shift) & mask;
 }
 
-/// Sixteen codes of 4 bits and BITS more: a word a row, pair p in nibbles p and p + 4. `zero[h]` holds twice 128 + the code
-/// that stands for zero.
+/// Sixteen codes of 4 bits and BITS more: a word a row, pair p in nibbles p and p + 4. `zero[h]` holds twice 128 + the
+/// code that stands for zero.
 template <int BITS>
 DEVICE void codes(uint32_t (&a)[2][4], uint2 words, uint32_t high, const uint32_t (&zero)[2]) {
     uint32_t rows[2] = {words.x, words.y};
@@ -119,8 +119,8 @@ struct q8_0 {
     }
 };
 
-/// 256 codes of 4 or 5 bits in blocks of 32, whose scales and minima of 6 bits are multiples of the record's: Q4_K, Q5_K. A
-/// block's fields of rows g and g + 8 (two scales, two minima) are 24 bits: 16 in one array, 8 in the next.
+/// 256 codes of 4 or 5 bits in blocks of 32, whose scales and minima of 6 bits are multiples of the record's: Q4_K,
+/// Q5_K. A block's fields of rows g and g + 8 (two scales, two minima) are 24 bits: 16 in one array, 8 in the next.
 template <int HIGH> struct K {
     static constexpr int COLS = 256, BYTES = 16 * (144 + 32 * HIGH), STAGE = 256, SUB = 32;
     static constexpr bool SCALED = true, MINIMA = true;
@@ -184,7 +184,7 @@ template <int GROUP> struct Int4 {
 using int4_32 = Int4<32>;
 using int4_128 = Int4<128>;
 
-/// bf16 as it is: eight of row g for each lane, then eight of row g + 8.
+/// bf16 as it is: a lane's operands of the first step, then those of the second.
 struct bf16_rows {
     static constexpr int COLS = 32, BYTES = 16 * 64, STAGE = 64, SUB = 32;
     static constexpr bool SCALED = false, MINIMA = false;
@@ -192,12 +192,12 @@ struct bf16_rows {
     DEVICE static Block<1> block(const unsigned char* record, uint32_t, uint32_t lane) {
         Block<1> out;
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            uint4 row = at<uint4>(record, 32 * h + lane);
-            out.a[0][h] = row.x;
-            out.a[0][2 + h] = row.y;
-            out.a[1][h] = row.z;
-            out.a[1][2 + h] = row.w;
+        for (int s = 0; s < 2; s++) {
+            uint4 operands = at<uint4>(record, 32 * s + lane);
+            out.a[s][0] = operands.x;
+            out.a[s][1] = operands.y;
+            out.a[s][2] = operands.z;
+            out.a[s][3] = operands.w;
         }
         return out;
     }

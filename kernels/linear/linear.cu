@@ -6,29 +6,23 @@
 #include "few.cuh"
 #include "many.cuh"
 
-namespace linear {
-constexpr int RING1 = 3, RING4 = 2;
-}
-
-#define PARAMS                                                                                                              \
-    const unsigned char *w, const float *bias, const bf16 *x, void *y, uint32_t rows, uint32_t cols, uint32_t features,    \
-        uint32_t x_stride, uint32_t y_stride, uint32_t output
-#define PROBLEM {w, bias, x, y, rows, cols, features, x_stride, y_stride, output}
-
-// Up to 8 rows of x, up to 32 a block, any number.
-#define LINEAR(name, F)                                                                                                     \
-    KERNEL_BOUNDS(256, 3, linear_few1_##name, PARAMS) {                                                                     \
-        DYNAMIC_SHARED(shared);                                                                                             \
-        linear::few<linear::F, 1, 1, linear::RING1>(PROBLEM, shared);                                                       \
-    }                                                                                                                       \
-    KERNEL_BOUNDS(256, 2, linear_few4_##name, PARAMS) {                                                                     \
-        DYNAMIC_SHARED(shared);                                                                                             \
-        linear::few<linear::F, 4, 2, linear::RING4>(PROBLEM, shared);                                                       \
-    }                                                                                                                       \
-    KERNEL_BOUNDS(256, 1, linear_many_##name, PARAMS) {                                                                     \
-        DYNAMIC_SHARED(shared);                                                                                             \
-        linear::many<linear::F>(PROBLEM, shared);                                                                           \
+#define PARAMS                                                                                                         \
+    const unsigned char *w, const float *bias, const bf16 *x, void *y, uint32_t rows, uint32_t cols,                   \
+        uint32_t features, uint32_t x_stride, uint32_t y_stride, uint32_t output
+#define KERNEL_OF(threads, blocks, name, ...)                                                                          \
+    KERNEL_BOUNDS(threads, blocks, linear_##name, PARAMS) {                                                            \
+        DYNAMIC_SHARED(shared);                                                                                        \
+        linear::Problem problem = {w, bias, x, y, rows, cols, features, x_stride, y_stride, output};                   \
+        linear::__VA_ARGS__(problem, shared);                                                                          \
     }
+
+// Up to 8 rows of x; up to 32 a block; 64 a block; 128. Numbers behind the format: fragments of 8 rows of x, tiles of
+// W, stages of a warp's ring.
+#define LINEAR(name, F)                                                                                                \
+    KERNEL_OF(256, 4, few1_##name, few<linear::F, 1, 1, 3>)                                                            \
+    KERNEL_OF(256, 2, few4_##name, few<linear::F, 4, 2, 2>)                                                            \
+    KERNEL_OF(128, 2, many1_##name, many<linear::F, 1>)                                                                \
+    KERNEL_OF(256, 1, many2_##name, many<linear::F, 2>)
 
 LINEAR(q4_0, q4_0)
 LINEAR(q4_1, q4_1)

@@ -1,4 +1,5 @@
-//! What both matrix kernels share, so that they add in the same order: a block's product, the segments of K, the epilogue.
+//! What both matrix kernels share, so that they add in the same order: a block's product, the segments of K, the
+//! epilogue.
 #pragma once
 
 #include "../act_mul/activation.cuh"
@@ -18,8 +19,8 @@ struct Problem {
 /// What y holds (cuda.rs has the same numbers). Gated: rows of W are eight of the gate, then eight of up, in turn.
 enum Output : uint32_t { OUT_BF16 = 0, OUT_F32 = 1, OUT_SILU = 2, OUT_GELU = 3 };
 
-/// K is cut into segments at multiples of 256, by its length alone. Each is summed from zero, in ascending order, and they are
-/// added in order: so warps can share a row's sum, and its bits do not depend on whether they do.
+/// K is cut into segments at multiples of 256, by its length alone. Each is summed from zero, in ascending order, and
+/// they are added in order: so warps can share a row's sum, and its bits do not depend on whether they do.
 constexpr uint32_t UNIT = 256, MAX_SEGMENTS = 8;
 
 DEVICE uint32_t units(uint32_t cols) { return (cols + UNIT - 1) / UNIT; }
@@ -55,14 +56,16 @@ struct Share {
     uint32_t b[2][2];
 };
 
-/// From the token's row, at the block's first column. What column a lane has is the format's.
-template <class F> DEVICE Share share(const bf16* x, uint32_t t) {
+/// The first of a block's columns that are lane t's; with SUB 16 it has as many 16 columns on.
+template <class F> DEVICE uint32_t first_column(uint32_t t) { return (F::SUB == 32 ? 8 : 4) * t; }
+
+/// From the token's row at the block's first column of this lane.
+template <class F> DEVICE Share share(const bf16* x) {
     if (F::SUB == 32) {
-        uint4 v = *reinterpret_cast<const uint4*>(x + 8 * t);
+        uint4 v = *reinterpret_cast<const uint4*>(x);
         return {{{v.x, v.y}, {v.z, v.w}}};
     }
-    uint2 first = *reinterpret_cast<const uint2*>(x + 4 * t);
-    uint2 second = *reinterpret_cast<const uint2*>(x + 16 + 4 * t);
+    uint2 first = *reinterpret_cast<const uint2*>(x), second = *reinterpret_cast<const uint2*>(x + 16);
     return {{{first.x, first.y}, {second.x, second.y}}};
 }
 
@@ -97,9 +100,11 @@ DEVICE void multiply(float (&acc)[4], const Block<SCALES>& w, const Share& x, fl
     }
 }
 
-/// Puts a fragment into an array of tokens, FEATURES + 4 floats each: four more, so that its lanes meet different banks.
+/// Puts a fragment into an array of tokens, FEATURES + 4 floats each: four more, so that its lanes meet different
+/// banks.
 template <int FEATURES>
-DEVICE void put(float* tokens, const float (&acc)[4], uint32_t token, uint32_t feature, uint32_t lane) {
+DEVICE void put(float* tokens, const float (&acc)[4], uint32_t token, uint32_t feature) {
+    const uint32_t lane = lane_id();
     float* at = tokens + (token + lane % 4 * 2) * (FEATURES + 4) + feature + lane / 4;
     at[0] = acc[0];
     at[FEATURES + 4] = acc[1];

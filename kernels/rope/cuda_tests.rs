@@ -1,5 +1,5 @@
 use super::*;
-use crate::kv_write::tests::{DTYPES, read_slot};
+use crate::kv_write::tests::read_slot;
 use crate::testing::{Matrix, assert_close, gpus, rounded};
 use aieng_kernels::kv_write::KvShape;
 use aieng_kernels::rope::cases::CASES;

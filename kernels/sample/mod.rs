@@ -1,12 +1,15 @@
 //! Choosing a token from logits `[vocab]`.
 //!
 //! Order of operations (as vLLM's): penalties and bias, then temperature, min-p, top-k, top-p, then one draw. The caller
-//! brings the random number, so a token depends on its own request alone.
+//! brings the random number, so a token depends on its own request alone. [`Draws`] is what a whole step asks for.
 
 mod cpu;
+mod draws;
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use draws::{Choice, Draw, DrawScratch, Drawn, Draws, MAX_BEST, draw, draw_all};
 
 use crate::Device;
 
@@ -77,7 +80,7 @@ pub fn penalize(logits: &mut [f32], seen: &[Seen], penalties: Penalties) {
 }
 
 /// The `n` best tokens, best first; of equals the lower id first. `scratch` is overwritten and holds the result.
-pub fn top_n<'a>(logits: &[f32], n: usize, scratch: &'a mut Vec<Candidate>) -> &'a [Candidate] {
+pub fn top_n<'a>(logits: &[f32], n: usize, scratch: &'a mut Vec<Candidate>) -> &'a mut [Candidate] {
     scratch.clear();
     scratch.extend(logits.iter().zip(0..).map(|(x, id)| (*x, id)));
     keep_best(scratch, n);
@@ -110,7 +113,7 @@ pub fn sample(device: &Device, logits: &[f32], filter: Filter, uniform: f64, scr
     }
     // The order in which candidates stand must not depend on how they were selected.
     scratch.sort_unstable_by_key(|(_, id)| *id);
-    draw(scratch, uniform)
+    pick(scratch, uniform)
 }
 
 /// Greater first, then the lower id.
@@ -156,7 +159,7 @@ fn keep_mass(candidates: &mut Vec<Candidate>, share: f64) {
 }
 
 /// The candidate in whose share of the total weight `uniform` falls.
-fn draw(candidates: &[Candidate], uniform: f64) -> u32 {
+fn pick(candidates: &[Candidate], uniform: f64) -> u32 {
     let total: f64 = candidates.iter().map(|(w, _)| f64::from(*w)).sum();
     let mut rest = uniform * total;
     for (w, id) in candidates {

@@ -95,3 +95,33 @@ fn the_best_come_first() {
     assert_eq!(top_n(&[1.0, 3.0, 3.0, 2.0], 3, &mut scratch), [(3.0, 1), (3.0, 2), (2.0, 3)]);
     assert_eq!(top_n(&[1.0], 5, &mut scratch), [(1.0, 0)]);
 }
+
+#[test]
+fn draws_keep_their_lists_apart() {
+    let off = Penalties { repetition: 1.0, presence: 0.0, frequency: 0.0 };
+    let seen = [Seen { id: 3, in_output: 1 }, Seen { id: 4, in_output: 0 }];
+    let greedy = Choice::Sample(Filter { temperature: 0.0, ..ALL }, 0.0);
+    let none = Draw { row: 1, choice: greedy, penalties: off, seen: &[], bias: &[], banned: &[], logprobs: None };
+    let asked = [
+        Draw { seen: &seen, penalties: Penalties { frequency: 5.0, ..off }, ..none },
+        Draw { bias: &[(1, 9.0), (1, -8.0), (2, 0.5)], banned: &[3], ..none },
+        Draw { choice: Choice::Given(0), logprobs: Some(2), banned: &[0], ..none },
+        none,
+    ];
+    let mut draws = Draws::default();
+    for _ in 0..2 {
+        draws.truncate(0);
+        asked.iter().for_each(|draw| draws.push(*draw).unwrap());
+        draws.push(asked[1]).unwrap();
+        draws.truncate(asked.len());
+        assert!(draws.iter().eq(asked));
+    }
+    let (row, mut scratch, mut drawn) = ([0.0f32, 1.0, 2.0, 3.0, 2.5], DrawScratch::default(), Vec::new());
+    draw_all(&Device::Reference, &draws, |i| &row[..4 + i], &mut scratch, &mut drawn);
+    let tokens: Vec<u32> = drawn.iter().map(|d| d.token).collect();
+    assert_eq!(tokens, [4, 2, 0, 3]);
+    let total = row.iter().map(|x| x.exp()).sum::<f32>().ln();
+    assert!((drawn[2].logprob + total).abs() < 1e-6);
+    assert_eq!(drawn[2].best().iter().map(|(_, id)| *id).collect::<Vec<_>>(), [3, 4]);
+    assert!(drawn[3].best().is_empty());
+}

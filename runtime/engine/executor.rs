@@ -1,9 +1,10 @@
-//! The seam between scheduling and computing: a batch goes in, logits come out.
+//! The seam between scheduling and computing: a batch goes in, tokens come out.
 
 use crate::Result;
 use crate::batch::Batch;
 use crate::model::Model;
 use aieng_kernels::Device;
+use aieng_kernels::sample::{Drawn, Draws};
 use std::ops::Range;
 
 /// Computes batches. The step thread owns it; a test may put a fake in the model's place.
@@ -21,10 +22,12 @@ pub trait Executor: Send {
     /// Errors: as [`Executor::execute`].
     fn compute_logits(&mut self, rows: Range<usize>) -> Result<()>;
 
-    /// Row `row` `[vocab]` of the last [`Executor::compute_logits`].
-    fn logits(&self, row: usize) -> &[f32];
+    /// Answers draws from the rows of the last [`Executor::compute_logits`], in their order; `drawn` is overwritten.
+    ///
+    /// Errors: as [`Executor::execute`].
+    fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()>;
 
-    /// Where sampling runs.
+    /// The host's device, whose threads the step thread is one of.
     fn device(&self) -> &Device;
 
     /// The set of kernels: "cpu-avx512", for example.
@@ -46,11 +49,11 @@ impl Executor for Model {
     }
 
     fn compute_logits(&mut self, rows: Range<usize>) -> Result<()> {
-        Model::compute_logits(self, rows)
+        Model::launch_logits(self, rows)
     }
 
-    fn logits(&self, row: usize) -> &[f32] {
-        self.logits_row(row)
+    fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()> {
+        Model::draw(self, draws, drawn)
     }
 
     fn device(&self) -> &Device {

@@ -6,18 +6,19 @@
 use super::stream::{End, Stream};
 use super::{Event, Finish, FinishReason, Logprobs, Origin, Provenance, Request, RequestId, Timings};
 use crate::metrics::Metrics;
-use crate::sampling::{SamplerScratch, logprobs};
+use crate::sampling::{ask_score, logprobs};
+use crate::scheduler::Row;
 use crate::tokenizer::{Decoder, Tokenizer};
 use crate::{Result, TokenId, memory};
-use aieng_kernels::Device;
+use aieng_kernels::sample::{Drawn, Draws};
 use compact_str::CompactString;
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Memory that all requests of an engine use in turn.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Scratch {
-    sampler: SamplerScratch,
+    banned: Vec<u32>,
     piece: String,
     text: String,
     /// Time of this step that kernels took.
@@ -25,12 +26,6 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// For rows of `vocab` logits.
-    pub(super) fn new(vocab: usize) -> Result<Scratch> {
-        let (piece, text, kernel_time) = (String::new(), String::new(), Duration::ZERO);
-        Ok(Scratch { sampler: SamplerScratch::new(vocab)?, piece, text, kernel_time })
-    }
-
     /// Runs a kernel and adds up its time.
     pub(super) fn time_kernel<T>(&mut self, kernel: impl FnOnce() -> T) -> T {
         let begin = Instant::now();
@@ -42,9 +37,8 @@ impl Scratch {
 
 /// What a request's samples need of the engine during one step.
 pub(super) struct Surroundings<'a> {
-    pub(super) device: &'a Device,
     pub(super) tokenizer: &'a Tokenizer,
-    /// When the step's logits were there.
+    /// When the step's tokens were there.
     pub(super) now: Instant,
     pub(super) metrics: &'a Metrics,
     pub(super) scratch: &'a mut Scratch,
@@ -52,8 +46,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) out: &'a mut VecDeque<Event>,
 }
 
-/// What became of a sample's row of logits.
-pub(super) enum Drawn {
+/// What became of a sample's draw.
+pub(super) enum Taken {
     /// The sample goes on with this token.
     Token(TokenId),
     /// The sample has ended.
@@ -97,15 +91,14 @@ struct Prompt {
 }
 
 impl Flight {
-    /// A request whose samples may have `most` tokens each.
+    /// A request whose samples may have `most` tokens each. Its prompt stays the caller's.
     pub(super) fn new(
         id: RequestId,
-        request: Request,
+        request: &mut Request,
         most: usize,
         at: Instant,
         provenance: Provenance,
     ) -> Result<Flight> {
-        let mut request = request;
         let candidates = request.candidates();
         let logprobs = request.sampling.logprobs.is_some();
         if candidates > request.n {
@@ -115,7 +108,7 @@ impl Flight {
         let shown = request.echo || request.prompt_logprobs.is_some();
         let mut streams = memory::list("samples", candidates as usize)?;
         for sample in 0..candidates {
-            streams.push(Stream::new(&request, sample, most)?);
+            streams.push(Stream::new(request, sample, most)?);
         }
         let mut held = None;
         if candidates > request.n {
@@ -135,7 +128,7 @@ impl Flight {
             logprobs,
             prompt: Prompt {
                 len: request.prompt.len(),
-                tokens: if shown { request.prompt } else { Vec::new() },
+                tokens: memory::copy("prompt", if shown { &request.prompt } else { &[] })?,
                 decoder: Decoder::default(),
                 delivered: 0,
                 top: request.prompt_logprobs.map(|n| n as usize),
@@ -192,21 +185,55 @@ impl Flight {
         self.cached = cached;
     }
 
-    /// Draws the next token of `sample` from `logits` `[vocab]` and delivers it.
-    pub(super) fn draw(&mut self, sample: usize, logits: &[f32], around: &mut Surroundings) -> Drawn {
-        let Surroundings { device, tokenizer, now, metrics, ref mut scratch, .. } = *around;
-        let Scratch { sampler, piece, text, kernel_time } = &mut **scratch;
+    /// Asks for what the request wants of `row`, which is row `index` of the logits: the score of a token of its prompt, or the
+    /// next token of `sample`; after the prompt, that of every sample.
+    ///
+    /// Errors: no memory to ask with.
+    pub(super) fn ask(
+        &self,
+        sample: usize,
+        row: Row,
+        index: usize,
+        tokenizer: &Tokenizer,
+        scratch: &mut Scratch,
+        draws: &mut Draws,
+    ) -> std::result::Result<(), TryReserveError> {
+        if !row.sample {
+            let wanted = self.to_score(row.position as usize);
+            return wanted.map_or(Ok(()), |(token, top)| ask_score(index, token, top, draws));
+        }
+        let samples = match sample {
+            _ if self.scores_only() => 0..0,
+            0 if !self.has_begun() => 0..self.candidates(),
+            sample => sample..sample + 1,
+        };
+        for stream in &self.streams[samples] {
+            scratch.banned.clear();
+            if !stream.may_stop() {
+                scratch.banned.extend(stream.stop_tokens(tokenizer).map(|token| token.0));
+            }
+            stream.sampler.ask(index, &scratch.banned, draws)?;
+        }
+        Ok(())
+    }
+
+    /// The token of the prompt that follows `position`, and how many of the best to report with it, if it is to be scored.
+    fn to_score(&self, position: usize) -> Option<(TokenId, usize)> {
+        let next = position + 1;
+        // Rows come again after a preemption.
+        let token = self.prompt.tokens.get(next).filter(|_| next >= self.prompt.delivered)?;
+        Some((*token, self.prompt.top?))
+    }
+
+    /// Takes in what was drawn for `sample`, and delivers it.
+    pub(super) fn take(&mut self, sample: usize, drawn: &Drawn, around: &mut Surroundings) -> Taken {
+        if !drawn.logit.is_finite() {
+            return Taken::NotANumber;
+        }
+        let Surroundings { tokenizer, now, metrics, ref mut scratch, .. } = *around;
+        let Scratch { piece, text, .. } = &mut **scratch;
         let stream = &mut self.streams[sample];
-        sampler.banned.clear();
-        if !stream.may_stop() {
-            sampler.banned.extend(stream.stop_tokens(tokenizer));
-        }
-        let begin = Instant::now();
-        let (token, logprobs) = stream.sampler.draw(device, logits, sampler);
-        *kernel_time += begin.elapsed();
-        if !logits[token.0 as usize].is_finite() {
-            return Drawn::NotANumber;
-        }
+        let (token, logprobs) = stream.sampler.take(drawn);
         stream.logprob += logprobs.as_ref().map_or(0.0, |l| f64::from(l.chosen.logprob));
         text.clear();
         metrics.generation_tokens.add(1);
@@ -218,7 +245,7 @@ impl Flight {
         let mut event = self.event(sample, Origin::Output, Some(token), logprobs.filter(|_| self.logprobs), text);
         event.finish = end.map(|end| self.finish(sample, end, None, metrics));
         self.emit(sample, event, around.out);
-        if end.is_none() { Drawn::Token(token) } else { Drawn::Last }
+        if end.is_none() { Taken::Token(token) } else { Taken::Last }
     }
 
     /// Ends all samples that have not ended.
@@ -247,23 +274,17 @@ impl Flight {
         }
     }
 
-    /// Delivers the prompt's token that follows `position`, scored by `logits` `[vocab]`. Returns false if they are not
-    /// finite.
-    pub(super) fn score(&mut self, position: usize, logits: &[f32], around: &mut Surroundings) -> bool {
-        let Some(top) = self.prompt.top else { return true };
+    /// Delivers the prompt's next token, and before the second the first, which follows nothing. Returns false if its score is
+    /// not finite.
+    pub(super) fn score(&mut self, scored: &Drawn, around: &mut Surroundings) -> bool {
         if self.prompt.delivered == 0 {
             self.show_prompt_token(None, around);
         }
-        // Rows come again after a preemption.
-        if self.prompt.delivered == position + 1 && position + 1 < self.prompt.tokens.len() {
-            let token = self.prompt.tokens[position + 1];
-            let scores = logprobs(around.device, logits, token, top, &mut around.scratch.sampler);
-            if !scores.chosen.logprob.is_finite() {
-                return false;
-            }
-            self.show_prompt_token(Some(scores), around);
+        debug_assert_eq!(self.prompt.tokens[self.prompt.delivered].0, scored.token);
+        if scored.logprob.is_finite() {
+            self.show_prompt_token(Some(logprobs(scored)), around);
         }
-        true
+        scored.logprob.is_finite()
     }
 
     fn show_prompt_token(&mut self, logprobs: Option<Logprobs>, around: &mut Surroundings) {

@@ -16,8 +16,10 @@ pub struct Info {
     pub fingerprint: u128,
     /// The set of kernels: "cpu-avx512", for example.
     pub kernels: &'static str,
-    /// The instruction set, if the device has one.
+    /// The instruction set, if that is what computes.
     pub isa: Option<Isa>,
+    /// The GPU's own name, where one is used.
+    pub gpu: Option<String>,
     /// Threads that run kernels.
     pub threads: usize,
     /// Bytes of all matrices.
@@ -28,10 +30,16 @@ pub struct Info {
     pub kv_bytes: usize,
 }
 
+/// What a file calls itself is cut after this: it may be as long as the file.
+const MAX_NAME_BYTES: usize = 256;
+
 impl Info {
     /// Of an executor without weights and cache, whose model says this of itself.
     pub(super) fn new(executor: &impl Executor, metadata: &Metadata) -> Info {
-        let text = |key| metadata.str(key).ok().flatten().unwrap_or_default().to_owned();
+        let text = |key| {
+            let text = metadata.str(key).ok().flatten().unwrap_or_default();
+            text[..text.floor_char_boundary(MAX_NAME_BYTES)].to_owned()
+        };
         let device = executor.device();
         Info {
             name: text("general.name"),
@@ -39,6 +47,7 @@ impl Info {
             fingerprint: executor.fingerprint(),
             kernels: executor.kernels(),
             isa: if let Device::Cpu(cpu) = device { Some(cpu.isa()) } else { None },
+            gpu: None,
             threads: device.threads(),
             weight_bytes: 0,
             kv_dtype: KvDType::F32,

@@ -34,7 +34,7 @@ use crate::model::{Model, Progress};
 use crate::queue::Queue;
 use crate::scheduler::{Arrival, Room};
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result, memory};
+use crate::{Error, Result, TokenId, memory};
 use aieng_kernels::BLOCK_TOKENS;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -77,11 +77,13 @@ impl Terms {
 }
 
 impl Submission {
-    fn new(id: RequestId, request: Request, terms: &Terms) -> Result<Submission> {
+    fn new(id: RequestId, mut request: Request, terms: &Terms) -> Result<Submission> {
         let prompt = request.prompt.len();
         let most = step::longest(prompt, request.sampling.max_tokens, terms.context);
-        let mut tokens = memory::list("prompt", most)?;
-        tokens.extend(request.prompt.iter().map(|token| token.0));
+        let flight = Box::new(Flight::new(id, &mut request, most - prompt, Instant::now(), terms.provenance)?);
+        // In the prompt's own memory: a long one is copied once, where it comes from C.
+        let mut tokens: Vec<u32> = request.prompt.into_iter().map(|token| token.0).collect();
+        memory::reserve_exact("prompt", &mut tokens, most - prompt)?;
         let arrival = Arrival {
             id: step::sequence(id, 0),
             tokens,
@@ -93,7 +95,6 @@ impl Submission {
             salt: (terms.prefix_cache && request.prefix_cache).then_some(request.tenant.into()),
             score: request.prompt_logprobs.is_some(),
         };
-        let flight = Box::new(Flight::new(id, request, most - prompt, Instant::now(), terms.provenance)?);
         Ok(Submission { arrival, flight })
     }
 }
@@ -154,6 +155,13 @@ pub struct Engine {
     max_requests: usize,
 }
 
+/// The greatest of some tokens. A loop without an early exit, over numbers: so it is vectorised, and a long prompt's check
+/// takes no longer than its copy.
+fn greatest(ids: &[TokenId]) -> Option<TokenId> {
+    let first = ids.first()?.0;
+    Some(TokenId(ids.iter().fold(first, |greatest, id| greatest.max(id.0))))
+}
+
 /// What an executor has room for.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
@@ -185,7 +193,10 @@ impl Engine {
         let metadata = file.metadata();
         let sizes = Sizes { context: model.context(), vocab: model.vocab(), blocks: model.kv_blocks() };
         let (kv_dtype, kv_bytes) = model.kv_memory();
-        let info = Info { kv_dtype, kv_bytes, weight_bytes: model.weight_bytes(), ..Info::new(&model, metadata) };
+        let mut info = Info { kv_dtype, kv_bytes, weight_bytes: model.weight_bytes(), ..Info::new(&model, metadata) };
+        if let Some(gpu) = model.gpu_name() {
+            (info.gpu, info.isa) = (Some(gpu.to_owned()), None);
+        }
         Engine::with_executor(model, metadata, sizes, info, config)
     }
 
@@ -288,10 +299,16 @@ impl Engine {
         if prompt.len() >= context {
             return invalid(format!("prompt: {} tokens leave no room in a context of {context}", prompt.len()));
         }
-        let named = prompt.iter().chain(&request.sampling.stop_token_ids);
-        let named = named.chain(request.sampling.logit_bias.iter().map(|(id, _)| id));
-        if let Some(bad) = named.into_iter().find(|t| t.0 as usize >= vocab) {
-            return invalid(format!("token {} is outside the vocabulary of {vocab}", bad.0));
+        let bias_ids = request.sampling.logit_bias.iter().map(|(id, _)| *id);
+        let greatest = [
+            ("prompt", greatest(prompt)),
+            ("stop_token_ids", greatest(&request.sampling.stop_token_ids)),
+            ("logit_bias", bias_ids.max()),
+        ];
+        for (name, id) in greatest {
+            if let Some(bad) = id.filter(|id| id.0 as usize >= vocab) {
+                return invalid(format!("{name}: token {} is outside the vocabulary of {vocab}", bad.0));
+            }
         }
         let (most, room) = (step::longest(prompt.len(), request.sampling.max_tokens, context), blocks * BLOCK_TOKENS);
         if most > room {

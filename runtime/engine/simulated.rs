@@ -6,6 +6,7 @@ use crate::batch::Batch;
 use crate::load::{Array, Metadata, Strings, Value};
 use crate::tokenizer::BYTE_CHARS;
 use crate::{Result, memory};
+use aieng_kernels::sample::{DrawScratch, Drawn, Draws, draw_all};
 use aieng_kernels::{BLOCK_TOKENS, Device};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -33,6 +34,7 @@ pub(super) struct Simulated {
     /// `[rows, VOCAB]`, 0 but for the most likely token.
     logits: Vec<f32>,
     rows: usize,
+    scratch: DrawScratch,
 }
 
 impl Engine {
@@ -57,7 +59,8 @@ impl Simulated {
         let rows = config.max_sequences;
         let next = memory::list("tokens of a step", config.max_batch_tokens)?;
         let logits = memory::collect("logits", rows * VOCAB, std::iter::repeat_n(0.0, rows * VOCAB))?;
-        Ok((Simulated { device: Device::Reference, cost, next, logits, rows }, sizes))
+        let scratch = memory::draw_scratch(VOCAB)?;
+        Ok((Simulated { device: Device::Reference, cost, next, logits, rows, scratch }, sizes))
     }
 }
 
@@ -93,8 +96,10 @@ impl Executor for Simulated {
         Ok(())
     }
 
-    fn logits(&self, row: usize) -> &[f32] {
-        &self.logits[row * VOCAB..][..VOCAB]
+    fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()> {
+        let Simulated { device, logits, scratch, .. } = self;
+        draw_all(device, draws, |row| &logits[row * VOCAB..][..VOCAB], scratch, drawn);
+        Ok(())
     }
 
     fn device(&self) -> &Device {

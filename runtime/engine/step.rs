@@ -5,7 +5,7 @@
 //! a panic ends every request with an error and closes the engine, and never reaches the host. A step in which requests
 //! only decode allocates nothing and takes no lock.
 
-use super::flight::{Drawn, Flight, Scratch, Surroundings};
+use super::flight::{Flight, Scratch, Surroundings, Taken};
 use super::trace;
 use super::{
     Command, EngineConfig, Event, Executor, Finish, FinishReason, MAX_SAMPLES, RequestId, Shared, Sizes, Submission,
@@ -15,7 +15,9 @@ use crate::scheduler::{Arrival, Config, Ready, Row, Scheduler, SeqId};
 use crate::tokenizer::Tokenizer;
 use crate::{Result, memory};
 use aieng_kernels::BLOCK_TOKENS;
+use aieng_kernels::sample::{Drawn, Draws};
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,6 +43,12 @@ fn request(seq: SeqId) -> (RequestId, usize) {
     (RequestId(seq.0 / samples), (seq.0 % samples) as usize)
 }
 
+/// A row of logits, and which draws from it were asked for.
+struct Asked {
+    row: Row,
+    draws: Range<usize>,
+}
+
 pub(super) struct StepLoop<E> {
     executor: E,
     scheduler: Scheduler,
@@ -54,6 +62,10 @@ pub(super) struct StepLoop<E> {
     pending: VecDeque<Event>,
     /// Rows of this step's logits.
     rows: Vec<Row>,
+    /// What is wanted of the rows that were computed last: all draws, for whom they are, and their answers.
+    draws: Draws,
+    asked: Vec<Asked>,
+    drawn: Vec<Drawn>,
     /// Requests that this step cannot go on with, and why.
     failed: Vec<(RequestId, &'static str)>,
     scratch: Scratch,
@@ -89,8 +101,11 @@ impl<E: Executor> StepLoop<E> {
             deadlines: BTreeSet::new(),
             pending: pending.into(),
             rows: memory::list("rows of logits", config.max_batch_tokens)?,
+            draws: Draws::default(),
+            asked: memory::list("rows of logits", config.max_batch_tokens)?,
+            drawn: memory::list("drawn tokens", config.max_sequences)?,
             failed: Vec::new(),
-            scratch: Scratch::new(sizes.vocab)?,
+            scratch: Scratch::default(),
         })
     }
 
@@ -213,9 +228,11 @@ impl<E: Executor> StepLoop<E> {
         for first in (0..self.rows.len()).step_by(window) {
             let last = self.rows.len().min(first + window);
             self.scratch.time_kernel(|| self.executor.compute_logits(first..last))?;
+            self.ask(first..last);
+            self.scratch.time_kernel(|| self.executor.draw(&self.draws, &mut self.drawn))?;
             let now = Instant::now();
-            for i in first..last {
-                self.deliver(self.rows[i], i - first, now);
+            for i in 0..self.asked.len() {
+                self.deliver(i, now);
             }
         }
         while let Some((id, why)) = self.failed.pop() {
@@ -252,20 +269,39 @@ impl<E: Executor> StepLoop<E> {
         metrics.preemptions.set(stats.preemptions);
     }
 
-    /// Takes in row `row`, whose logits are number `index` of those computed last.
-    fn deliver(&mut self, row: Row, index: usize, now: Instant) {
+    /// Asks for what is wanted of these rows, whose logits are being computed.
+    fn ask(&mut self, rows: Range<usize>) {
+        let StepLoop { tokenizer, flights, failed, scratch, draws, asked, drawn, .. } = self;
+        draws.truncate(0);
+        asked.clear();
+        drawn.clear();
+        for (index, row) in self.rows[rows].iter().enumerate() {
+            let (id, sample) = request(row.seq);
+            let Some(flight) = flights.get(&id) else { continue };
+            let first = draws.len();
+            let asking = flight.ask(sample, *row, index, tokenizer, scratch, draws);
+            if asking.and_then(|()| drawn.try_reserve(draws.len())).is_err() {
+                draws.truncate(first);
+                failed.push((id, NO_MEMORY));
+            }
+            asked.push(Asked { row: *row, draws: first..draws.len() });
+        }
+    }
+
+    /// Takes in the answers for row number `index` of those that were asked about.
+    fn deliver(&mut self, index: usize, now: Instant) {
+        let StepLoop { scheduler, tokenizer, shared, flights, pending, failed, scratch, asked, drawn, .. } = self;
+        let Asked { row, ref draws } = asked[index];
         let (id, sample) = request(row.seq);
-        let StepLoop { executor, scheduler, tokenizer, shared, flights, pending, failed, scratch, .. } = self;
         let has_failed = failed.iter().any(|(failed, _)| *failed == id);
         let Some(flight) = flights.get_mut(&id).filter(|_| !has_failed) else { return };
         if pending.try_reserve(flight.backlog()).is_err() {
             return failed.push((id, NO_MEMORY));
         }
-        let logits = executor.logits(index);
-        let mut around =
-            Surroundings { device: executor.device(), tokenizer, now, metrics: &shared.metrics, scratch, out: pending };
+        let drawn = &drawn[draws.clone()];
+        let mut around = Surroundings { tokenizer, now, metrics: &shared.metrics, scratch, out: pending };
         if !row.sample {
-            if !flight.score(row.position as usize, logits, &mut around) {
+            if !drawn.iter().all(|scored| flight.score(scored, &mut around)) {
                 failed.push((id, NOT_FINITE));
             }
             return;
@@ -277,19 +313,18 @@ impl<E: Executor> StepLoop<E> {
                 return self.end(id, FinishReason::Length, None);
             }
             // The other samples go on from here, each with a token of its own.
-            for other in 1..flight.candidates() {
-                let drawn = flight.draw(other, logits, &mut around);
-                if let Drawn::Token(token) = drawn
+            for (other, drawn) in drawn.iter().enumerate().skip(1) {
+                if let Taken::Token(token) = flight.take(other, drawn, &mut around)
                     && scheduler.fork(row, sequence(id, other), token.0).is_err()
                 {
                     return failed.push((id, NO_MEMORY));
                 }
             }
         }
-        match flight.draw(sample, logits, &mut around) {
-            Drawn::Token(token) => scheduler.advance(row, token.0),
-            Drawn::Last => scheduler.finish(row),
-            Drawn::NotANumber => return failed.push((id, NOT_FINITE)),
+        match flight.take(sample, &drawn[0], &mut around) {
+            Taken::Token(token) => scheduler.advance(row, token.0),
+            Taken::Last => scheduler.finish(row),
+            Taken::NotANumber => return failed.push((id, NOT_FINITE)),
         }
         if !flight.is_open() {
             self.forget(id);

@@ -8,9 +8,10 @@ use super::{Limits, Progress, kv_blocks, open_device};
 use crate::batch::Batch;
 use crate::engine::EngineConfig;
 use crate::load::Gguf;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use aieng_kernels::kv_write::KvShape;
-use aieng_kernels::{Device, Isa, KvCache, KvDType};
+use aieng_kernels::sample::{DrawScratch, Drawn, Draws, draw_all};
+use aieng_kernels::{BLOCK_TOKENS, Device, Isa, KvCache, KvDType};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub(super) struct Host {
     pub(super) weights: Weights,
     pub(super) cache: KvCache,
     pub(super) buffers: forward::Buffers,
+    scratch: DrawScratch,
 }
 
 impl Host {
@@ -39,8 +41,10 @@ impl Host {
         let cache = KvCache::new(dtype, shapes, blocks)
             .map_err(|e| Error::OutOfMemory(format!("KV cache of {blocks} blocks: no memory for {} bytes", e.bytes)))?;
         let Limits { batch_tokens, sequences, .. } = limits;
-        let buffers = forward::Buffers::new(spec, &weights.ropes, weights.vocab(), batch_tokens, sequences)?;
-        Ok(Host { device, weights, cache, buffers })
+        let kv_tokens = blocks * BLOCK_TOKENS;
+        let buffers = forward::Buffers::new(spec, &weights.ropes, weights.vocab(), batch_tokens, sequences, kv_tokens)?;
+        let scratch = memory::draw_scratch(weights.vocab())?;
+        Ok(Host { device, weights, cache, buffers, scratch })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -74,6 +78,12 @@ impl Host {
 
     pub(super) fn compute_logits(&mut self, spec: &ModelSpec, rows: Range<usize>) {
         forward::compute_logits(self, spec, rows);
+    }
+
+    pub(super) fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        draw_all(&self.device, draws, |row| self.logits_row(row), &mut scratch, drawn);
+        self.scratch = scratch;
     }
 
     pub(super) fn logits_row(&self, row: usize) -> &[f32] {

@@ -22,7 +22,9 @@ use crate::batch::Batch;
 use crate::engine::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};
 use crate::load::Gguf;
 use crate::{Error, Result};
+use aieng_cuda::Gpu;
 use aieng_kernels::cpu::Pool;
+use aieng_kernels::sample::{Drawn, Draws};
 use aieng_kernels::{BLOCK_TOKENS, Cpu, Device, Isa, KvDType};
 use cuda::OnGpu;
 use host::Host;
@@ -80,6 +82,15 @@ impl Model {
 
     /// As [`Model::load`], from a file that is open already.
     pub fn from_file(file: Gguf, config: &EngineConfig, progress: Progress) -> Result<Model> {
+        let gpu = match config.device {
+            DeviceConfig::Cuda(ordinal) => Some(Gpu::open(ordinal)?),
+            DeviceConfig::Reference | DeviceConfig::Cpu(_) => None,
+        };
+        Model::from_file_to(gpu, file, config, progress)
+    }
+
+    /// As [`Model::from_file`], to a GPU that is open, or to the host.
+    fn from_file_to(gpu: Option<Gpu>, file: Gguf, config: &EngineConfig, progress: Progress) -> Result<Model> {
         config.validate()?;
         let file = Arc::new(file);
         let spec = read_spec(file.metadata())?;
@@ -91,13 +102,9 @@ impl Model {
         let limits = Limits { context, batch_tokens, sequences };
         // Before the weights, which tell the system that their pages are not needed again.
         let fingerprint = file.fingerprint();
-        let place = match config.device {
-            DeviceConfig::Cuda(ordinal) => {
-                Place::Cuda(Box::new(OnGpu::load(ordinal, &file, &spec, config, limits, progress)?))
-            }
-            DeviceConfig::Reference | DeviceConfig::Cpu(_) => {
-                Place::Host(Box::new(Host::load(&file, &spec, config, limits, progress)?))
-            }
+        let place = match gpu {
+            Some(gpu) => Place::Cuda(Box::new(OnGpu::load(gpu, &file, &spec, config, limits, progress)?)),
+            None => Place::Host(Box::new(Host::load(&file, &spec, config, limits, progress)?)),
         };
         Ok(Model::new(place, spec, file, fingerprint, limits))
     }
@@ -126,6 +133,14 @@ impl Model {
         match &self.place {
             Place::Host(host) => host.device().name(),
             Place::Cuda(gpu) => gpu.kernels(),
+        }
+    }
+
+    /// The GPU's own name, if it runs on one.
+    pub fn gpu_name(&self) -> Option<&str> {
+        match &self.place {
+            Place::Host(_) => None,
+            Place::Cuda(gpu) => Some(gpu.name()),
         }
     }
 
@@ -196,13 +211,34 @@ impl Model {
     }
 
     /// Computes logits of some of the last batch's `logits_indices`, by their place in that list; at most
-    /// [`Model::logits_rows`] of them.
+    /// [`Model::logits_rows`] of them. They stay where the model is, for [`Model::draw`].
     ///
     /// Errors: as [`Model::forward`].
-    pub fn compute_logits(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
+    pub fn launch_logits(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
         match &mut self.place {
             Place::Host(host) => host.compute_logits(&self.spec, rows),
-            Place::Cuda(gpu) => gpu.compute_logits(&self.spec, rows)?,
+            Place::Cuda(gpu) => gpu.launch_logits(&self.spec, rows)?,
+        }
+        Ok(())
+    }
+
+    /// As [`Model::launch_logits`], and brings them to the host, for [`Model::logits_row`].
+    pub fn compute_logits(&mut self, rows: std::ops::Range<usize>) -> Result<()> {
+        let count = rows.len();
+        self.launch_logits(rows)?;
+        match &mut self.place {
+            Place::Host(_) => Ok(()),
+            Place::Cuda(gpu) => gpu.fetch_logits(count),
+        }
+    }
+
+    /// Answers draws from the rows of logits that were computed last; `drawn` is overwritten.
+    ///
+    /// Errors: as [`Model::forward`].
+    pub fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()> {
+        match &mut self.place {
+            Place::Host(host) => host.draw(draws, drawn),
+            Place::Cuda(gpu) => gpu.draw(draws, drawn)?,
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 mod sampler;
 mod stop;
 
-pub use sampler::{Sampler, SamplerScratch, logprobs};
+pub use sampler::{Sampler, ask_score, logprobs};
 pub use stop::StopMatcher;
 
 use crate::{Error, Result, TokenId};

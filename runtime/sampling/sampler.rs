@@ -3,17 +3,19 @@
 use super::SamplingParams;
 use crate::engine::{Logprobs, TokenLogprob};
 use crate::{Result, TokenId, memory};
-use aieng_kernels::Device;
-use aieng_kernels::sample::{Candidate, Filter, Penalties, Seen, argmax, log_sum_exp, penalize, sample, top_n};
-use std::collections::HashMap;
+use aieng_kernels::sample::{Choice, Draw, Drawn, Draws, Filter, Penalties, Seen};
+use std::collections::{HashMap, TryReserveError};
 
-/// Draws the tokens of one request. What it draws depends on the logits, the parameters and the request's own tokens:
-/// never on time, on other requests, or on how often it was interrupted.
+/// What penalizes nothing.
+const NO_PENALTIES: Penalties = Penalties { repetition: 1.0, presence: 0.0, frequency: 0.0 };
+
+/// Asks for the tokens of one request, and takes them in. What is drawn depends on the logits, the parameters and the
+/// request's own tokens: never on time, on other requests, or on how often it was interrupted.
 #[derive(Debug)]
 pub struct Sampler {
     filter: Filter,
     penalties: Option<Penalties>,
-    bias: Vec<(TokenId, f32)>,
+    bias: Vec<(u32, f32)>,
     seed: u64,
     logprobs: Option<usize>,
     /// Tokens drawn so far: each draw's number.
@@ -21,24 +23,6 @@ pub struct Sampler {
     seen: Vec<Seen>,
     /// Where in `seen` a token stands.
     index: HashMap<u32, usize>,
-}
-
-/// Memory that all samplers of an engine share.
-#[derive(Debug, Default)]
-pub struct SamplerScratch {
-    /// Tokens that [`Sampler::draw`] may not draw.
-    pub banned: Vec<TokenId>,
-    logits: Vec<f32>,
-    candidates: Vec<Candidate>,
-}
-
-impl SamplerScratch {
-    /// For rows of `vocab` logits.
-    pub fn new(vocab: usize) -> Result<SamplerScratch> {
-        let what = "candidates for a token";
-        let (logits, candidates) = (memory::list(what, vocab)?, memory::list(what, vocab)?);
-        Ok(SamplerScratch { banned: Vec::new(), logits, candidates })
-    }
 }
 
 impl Sampler {
@@ -51,7 +35,6 @@ impl Sampler {
             presence: params.presence_penalty,
             frequency: params.frequency_penalty,
         };
-        let off = Penalties { repetition: 1.0, presence: 0.0, frequency: 0.0 };
         let mut sampler = Sampler {
             filter: Filter {
                 temperature: params.temperature,
@@ -59,8 +42,8 @@ impl Sampler {
                 top_p: params.top_p,
                 min_p: params.min_p,
             },
-            penalties: (penalties != off).then_some(penalties),
-            bias: params.logit_bias.clone(),
+            penalties: (penalties != NO_PENALTIES).then_some(penalties),
+            bias: params.logit_bias.iter().map(|(id, bias)| (id.0, *bias)).collect(),
             seed: params.seed.wrapping_add(mix(sample.into())),
             logprobs: params.logprobs.map(|n| n as usize),
             drawn: 0,
@@ -84,54 +67,51 @@ impl Sampler {
         self.seen[at].in_output += times;
     }
 
-    /// Draws the next token from `logits` `[vocab]`, none of those that `scratch` bans.
-    pub fn draw(
-        &mut self,
-        device: &Device,
-        logits: &[f32],
-        scratch: &mut SamplerScratch,
-    ) -> (TokenId, Option<Logprobs>) {
-        let SamplerScratch { logits: changed, candidates, banned } = scratch;
-        let shaped = if self.penalties.is_some() || !self.bias.is_empty() || !banned.is_empty() {
-            changed.clear();
-            changed.extend_from_slice(logits);
-            if let Some(penalties) = self.penalties {
-                penalize(changed, &self.seen, penalties);
-            }
-            for (id, bias) in &self.bias {
-                if let Some(x) = changed.get_mut(id.0 as usize) {
-                    *x += bias;
-                }
-            }
-            for id in banned.iter() {
-                if let Some(x) = changed.get_mut(id.0 as usize) {
-                    *x = f32::NEG_INFINITY;
-                }
-            }
-            changed
-        } else {
-            logits
-        };
-        let id = if self.filter.temperature == 0.0 {
-            argmax(device, shaped)
-        } else {
-            sample(device, shaped, self.filter, uniform(self.seed, self.drawn), candidates)
-        };
+    /// Asks for the next token, from row `row` of the logits and none of `banned`.
+    ///
+    /// Errors: no memory to ask with.
+    pub fn ask(&self, row: usize, banned: &[u32], draws: &mut Draws) -> std::result::Result<(), TryReserveError> {
+        // As much as it will ever take: steps to come then need no more.
+        draws.reserve(1, self.seen.capacity())?;
+        draws.push(Draw {
+            row,
+            choice: Choice::Sample(self.filter, uniform(self.seed, self.drawn)),
+            penalties: self.penalties.unwrap_or(NO_PENALTIES),
+            seen: &self.seen,
+            bias: &self.bias,
+            banned,
+            logprobs: self.logprobs,
+        })
+    }
+
+    /// Takes in the token that was drawn.
+    pub fn take(&mut self, drawn: &Drawn) -> (TokenId, Option<Logprobs>) {
         self.drawn += 1;
         if self.penalties.is_some() {
-            self.see(id, 1);
+            self.see(drawn.token, 1);
         }
-        (TokenId(id), self.logprobs.map(|n| logprobs(device, logits, TokenId(id), n, scratch)))
+        (TokenId(drawn.token), self.logprobs.map(|_| logprobs(drawn)))
     }
 }
 
-/// Log-probabilities of token `id` and of the `n` best, given `logits` `[vocab]`.
-pub fn logprobs(device: &Device, logits: &[f32], id: TokenId, n: usize, scratch: &mut SamplerScratch) -> Logprobs {
-    let total = log_sum_exp(device, logits);
-    let entry = |logit: f32, id: TokenId| TokenLogprob { id, logprob: logit - total };
-    let top = if n == 0 { &[] } else { top_n(logits, n, &mut scratch.candidates) };
-    let top = top.iter().map(|(x, id)| entry(*x, TokenId(*id))).collect();
-    Logprobs { chosen: entry(logits[id.0 as usize], id), top }
+/// Asks for the log-probabilities, by row `row`, of `token` and of the `top` best.
+///
+/// Errors: no memory to ask with.
+pub fn ask_score(
+    row: usize,
+    token: TokenId,
+    top: usize,
+    draws: &mut Draws,
+) -> std::result::Result<(), TryReserveError> {
+    let (choice, penalties, logprobs) = (Choice::Given(token.0), NO_PENALTIES, Some(top));
+    draws.push(Draw { row, choice, penalties, seen: &[], bias: &[], banned: &[], logprobs })
+}
+
+/// The log-probabilities in an answer that was asked for them.
+pub fn logprobs(drawn: &Drawn) -> Logprobs {
+    let entry = |id: u32, logprob: f32| TokenLogprob { id: TokenId(id), logprob };
+    let top = drawn.best().iter().map(|(logprob, id)| entry(*id, *logprob)).collect();
+    Logprobs { chosen: entry(drawn.token, drawn.logprob), top }
 }
 
 /// SplitMix64's finaliser (Steele et al. 2014); 0 stays 0.
@@ -151,11 +131,18 @@ fn uniform(seed: u64, index: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aieng_kernels::Device;
+    use aieng_kernels::sample::{DrawScratch, draw};
+
+    fn next(sampler: &mut Sampler, logits: &[f32]) -> (TokenId, Option<Logprobs>) {
+        let mut draws = Draws::default();
+        sampler.ask(0, &[], &mut draws).unwrap();
+        sampler.take(&draw(&Device::Reference, logits, draws.get(0), &mut DrawScratch::default()))
+    }
 
     fn draw_all(params: &SamplingParams, logits: &[f32], n: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(params, &[TokenId(0)], 0, n).unwrap();
-        let mut scratch = SamplerScratch::default();
-        (0..n).map(|_| sampler.draw(&Device::Reference, logits, &mut scratch).0.0).collect()
+        (0..n).map(|_| next(&mut sampler, logits).0.0).collect()
     }
 
     #[test]
@@ -178,8 +165,7 @@ mod tests {
         let biased = SamplingParams { temperature: 0.0, logit_bias: vec![(TokenId(2), 9.0)], ..params };
         assert_eq!(draw_all(&biased, &logits, 1), [2]);
         let mut sampler = Sampler::new(&biased, &[], 0, 1).unwrap();
-        let (_, logprobs) = sampler.draw(&Device::Reference, &logits, &mut SamplerScratch::default());
-        let logprobs = logprobs.unwrap();
+        let logprobs = next(&mut sampler, &logits).1.unwrap();
         let total = logits.iter().map(|x: &f32| x.exp()).sum::<f32>().ln();
         assert!((logprobs.chosen.logprob - (1.0 - total)).abs() < 1e-6);
         assert_eq!(logprobs.top.iter().map(|t| t.id.0).collect::<Vec<_>>(), [0, 1]);

@@ -1,7 +1,7 @@
 //! libaieng.so: what it exports, what it is called, what it needs.
 
 use crate::header;
-use crate::support::{library, succeed};
+use crate::support::{library, scratch, succeed};
 use std::process::Command;
 
 /// Values of one kind of entry in the dynamic section, as in "Library soname: [libaieng.so.1]".
@@ -30,7 +30,19 @@ fn is_called_by_its_major_version() {
 #[test]
 fn needs_the_c_library_alone() {
     for needed in dynamic("NEEDED") {
+        // The last is the program that loads shared libraries, so it is there before they are. Thread-local variables of a
+        // library that can be opened at any time are found by its __tls_get_addr(); the model of them that does without,
+        // initial-exec, would make dlopen(3) fail where the space for it is used up.
         let allowed = ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-"];
         assert!(allowed.iter().any(|name| needed.starts_with(name)), "{needed}");
     }
+}
+
+#[test]
+fn is_small() {
+    let stripped = scratch("strip").join("libaieng.so");
+    succeed(Command::new("strip").arg("-o").arg(&stripped).arg(library()));
+    let size = stripped.metadata().expect("just written").len();
+    // The figure is 15 MB; tests may be compiled with little optimisation.
+    assert!(size < if cfg!(debug_assertions) { 60 } else { 15 } * 1_000_000, "{size} bytes");
 }

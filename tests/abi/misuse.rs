@@ -6,7 +6,7 @@
 mod abi;
 
 use abi::*;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::ptr::{null, null_mut};
 
 // The library is linked for its exported functions, which abi.rs declares.
@@ -235,6 +235,9 @@ fn strings_and_counts_that_lie_are_refused() {
     // SAFETY: the strings are as long as is said, or the call refuses them before it looks.
     unsafe {
         let tokenize = |at: *const c_char, length| aieng_tokenize(engine, at, length, 0, null_mut(), 0, &mut 0);
+        let path = CString::new(huge.as_str()).expect("no NUL");
+        let created = aieng_engine_create(path.as_ptr(), &zero(), &mut null_mut());
+        refused("path", created, "path: 104857600 bytes, at most 4095");
         refused("text", tokenize(broken.as_ptr().cast(), 3), "text: not UTF-8 at byte 1");
         refused("text", tokenize(null(), 5), "text: NULL");
         refused("text", tokenize(null(), STRLEN), "text: NULL");
@@ -294,8 +297,9 @@ fn strings_and_counts_that_lie_are_refused() {
 fn unknown_values_are_refused() {
     let engine = engine();
     type Config = aieng_engine_config;
-    let configs: [(Config, &str); 8] = [
-        (Config { device: 4, ..zero() }, "config.device: 4"),
+    let configs: [(Config, &str); 9] = [
+        (Config { device: 5, ..zero() }, "config.device: 5"),
+        (Config { gpu: 1, ..zero() }, "config.gpu: 1"),
         (Config { device: u32::MAX, ..zero() }, "config.device: 4294967295"),
         (Config { isa: 5, ..zero() }, "config.isa: 5"),
         (Config { kv_type: 5, ..zero() }, "config.kv_type: 5"),

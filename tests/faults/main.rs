@@ -53,14 +53,20 @@ fn every_allocation(model: Option<&std::path::Path>, device: aieng_device, least
     let config = config(device);
     // The regex crate's tables, once a process: a fixed amount, and not the library's to refuse (see runtime/memory.rs).
     drop(support::load(model, &config));
-    let loads = refuse_each("load", || support::load(model, &config).map_or_else(|e| e, |_| Outcome::Done), || ());
     let client = support::load(model, &config).expect("memory enough");
     let next = || assert_eq!(client.generate("Once upon a time", 4), Outcome::Done, "the next request is served");
+    let loads = refuse_each("load", || support::load(model, &config).map_or_else(|e| e, |_| Outcome::Done), next);
     let long = "All work and no play makes Jack a dull boy. ".repeat(if model.is_some() { 80 } else { 1200 });
     let conversation = format!("[{{\"role\": \"user\", \"content\": \"{long}\"}}]");
     let submits = refuse_each("submit", || client.generate_all_features(&long), next);
     let renders = refuse_each("render", || client.render(&conversation), next);
-    eprintln!("refused: {loads} of a load, {submits} of a request, {renders} of a rendering");
+    let longer = "All work and no play makes Jack a dull boy. ".repeat(4000);
+    let mut ids = vec![0; longer.len() + 1];
+    let tokenized = refuse_each("tokenize", || client.tokenize_and_back(&longer, &mut ids), next);
+    eprintln!(
+        "refused: {loads} of a load, {submits} of a request, {renders} of a rendering, {tokenized} of a tokenizing"
+    );
+    assert!(tokenized > 0);
     assert!(loads >= least[0] && submits >= least[1] && renders >= least[2], "too few: is the allocator in use?");
 }
 

@@ -98,6 +98,19 @@ impl Client {
         result
     }
 
+    /// Tokens of a text, into a buffer that has room for them, and their text.
+    pub fn tokenize_and_back(&self, text: &str, ids: &mut [u32]) -> Outcome {
+        let (mut count, mut length) = (0, 0);
+        // SAFETY: the text and the buffer live through the calls, and the lengths are theirs; no buffer is given for the text.
+        unsafe {
+            let (at, room) = (ids.as_mut_ptr(), ids.len());
+            match outcome(aieng_tokenize(self.0, text.as_ptr().cast(), text.len(), 0, at, room, &mut count)) {
+                Outcome::Done => outcome(aieng_detokenize(self.0, at, count, 0, std::ptr::null_mut(), 0, &mut length)),
+                other => other,
+            }
+        }
+    }
+
     /// Renders a conversation in JSON.
     pub fn render(&self, json: &str) -> Outcome {
         let request = aieng_request { chat_json: json.as_ptr().cast(), chat_json_length: json.len(), ..zero() };

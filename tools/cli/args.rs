@@ -32,6 +32,8 @@ impl ModelArgs {
 pub enum DeviceName {
     Cpu,
     Reference,
+    /// An NVIDIA GPU; in a build with the feature `emulate` alone, an emulated one
+    Cuda,
 }
 
 /// Instruction sets, by the names that reports use.
@@ -54,12 +56,15 @@ impl IsaName {
     }
 }
 
-/// The runtime's name of a device; only the CPU has a choice of instruction sets.
-pub fn device_config(device: DeviceName, isa: Option<IsaName>) -> Result<DeviceConfig> {
-    match (device, isa) {
-        (DeviceName::Cpu, isa) => Ok(DeviceConfig::Cpu(isa.map(IsaName::isa))),
-        (DeviceName::Reference, None) => Ok(DeviceConfig::Reference),
-        (DeviceName::Reference, Some(_)) => Err(Failure::Usage("--isa: has no meaning with --device reference".into())),
+/// The runtime's name of a device; only the CPU has a choice of instruction sets, and only GPUs have numbers.
+pub fn device_config(device: DeviceName, isa: Option<IsaName>, gpu: Option<usize>) -> Result<DeviceConfig> {
+    let meaningless = |option| Err(Failure::Usage(format!("{option}: has no meaning with this --device")));
+    match (device, isa, gpu) {
+        (DeviceName::Cpu, isa, None) => Ok(DeviceConfig::Cpu(isa.map(IsaName::isa))),
+        (DeviceName::Reference, None, None) => Ok(DeviceConfig::Reference),
+        (DeviceName::Cuda, None, gpu) => Ok(DeviceConfig::Cuda(gpu.unwrap_or(0))),
+        (DeviceName::Cpu | DeviceName::Reference, _, Some(_)) => meaningless("--gpu"),
+        (DeviceName::Reference | DeviceName::Cuda, Some(_), _) => meaningless("--isa"),
     }
 }
 
@@ -72,10 +77,13 @@ pub struct DeviceArgs {
     /// Instruction set [default: the best that this CPU has]
     #[arg(long, value_enum, help_heading = "Device")]
     pub isa: Option<IsaName>,
+    /// Which GPU, with --device cuda [default: 0]
+    #[arg(long, value_name = "NUMBER", help_heading = "Device")]
+    pub gpu: Option<usize>,
     /// Worker threads; 0 takes one a physical core
     #[arg(short, long, default_value_t = 0, hide_default_value = true, help_heading = "Device")]
     pub threads: usize,
-    /// Format of the KV cache [default: f16; f32 with --device reference]
+    /// Format of the KV cache [default: bf16 or f16, as the device likes; f32 with --device reference]
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Device")]
     pub kv_dtype: Option<KvName>,
 }
@@ -104,7 +112,7 @@ impl KvName {
 impl DeviceArgs {
     /// An engine's configuration for one user, with room for `context` tokens (0: the engine's default).
     pub fn engine_config(&self, context: usize) -> Result<EngineConfig> {
-        let device = device_config(self.device, self.isa)?;
+        let device = device_config(self.device, self.isa, self.gpu)?;
         let kv_dtype = self.kv_dtype.map(KvName::dtype);
         Ok(EngineConfig { device, threads: self.threads, context, kv_dtype, ..EngineConfig::default() })
     }

@@ -25,12 +25,14 @@ constexpr unsigned MAX_PRODUCTS = 32; // wgmmas of a lane that are under way
 constexpr unsigned MAX_BULK_COPIES = 64; // TMA loads of a block that are under way
 constexpr unsigned EVERY_LANE = 0xffffffffu;
 
-/// A place in a kernel's source. As a default argument it is the caller's.
+/// A place in a kernel's source.
 struct Site {
     const char* file = "";
     int line = 0;
+    /// Where this is called; in a default argument, where the function is called whose argument it is.
+    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
-#define EMU_SITE emu::Site site = emu::Site{__builtin_FILE(), __builtin_LINE()}
+#define EMU_SITE emu::Site site = emu::Site::here()
 
 /// Two sync objects that rounds use in turn: early comers of a round do not order the late leavers of the one before.
 struct Order {
@@ -130,6 +132,8 @@ struct Engine {
     BulkCopy bulk_copies[MAX_BULK_COPIES];
     std::vector<Lane> lanes;
     std::vector<Warp> all_warps;
+    int trap = 0; // the signal that a kernel's access raised
+    void* trap_address = nullptr;
     char error[1024];
 
     EMU_UNSEEN uint32_t draw() {

@@ -214,6 +214,9 @@ inline void tma_load_2d(void* shared, const TensorMap* map, uint64_t* barrier, i
     emu::start_box({shared, map, barrier, x, y}, site);
 }
 
+/// Makes what threads have written to shared memory known to wgmma and TMA.
+inline void async_proxy_fence() {}
+
 /// Names an operand of wgmma: rows of 128 bytes, swizzled, from `p` on in dynamic shared memory. Add 2 for 16 further k.
 inline uint64_t wgmma_descriptor(const void* p) {
     return uint64_t(emu::shared_offset(p) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;

@@ -5,6 +5,7 @@
 //! themselves with an atomic, and let the last one do the rest, work.
 
 #include "emu.h"
+#include "trap.h"
 
 #include <cstdarg>
 #include <cstdio>
@@ -76,9 +77,9 @@ EMU_UNSEEN Lane* choose_lane(Warp& warp) {
 }
 
 EMU_UNSEEN Warp& choose_warp(Engine& e) {
-    unsigned shift = e.draw() & 31;
-    uint32_t turned = e.runnable >> shift | e.runnable << ((32 - shift) & 31);
-    return e.all_warps[(__builtin_ctz(turned) + shift) & 31];
+    unsigned shift = e.draw() % e.warps;
+    uint32_t turned = e.runnable >> shift;
+    return e.all_warps[turned ? __builtin_ctz(turned) + shift : __builtin_ctz(e.runnable)];
 }
 
 /// Asks the lanes that poll; whether one of them may go on.
@@ -106,6 +107,7 @@ EMU_UNSEEN Lane* next_lane(Engine& e) {
 
 [[noreturn]] EMU_UNSEEN void leave_launch(Engine& e) {
     e.failed = true;
+    publish(&e.ended);
     switch_fiber(e.lane->fiber, e.host);
     __builtin_unreachable();
 }
@@ -154,6 +156,7 @@ EMU_UNSEEN unsigned queues(const Engine& e, Queue* to, unsigned most) {
 
 /// Goes on with another lane; comes back when this one's turn is again.
 EMU_UNSEEN void hand_over(Engine& e) {
+    publish(&e.ended); // should the launch fail, this lane goes on no more: what it did happened before the launch's end
     Lane* from = e.lane;
     Lane* to = next_lane(e);
     if (!to) deadlock(e);
@@ -204,15 +207,15 @@ void grow(Engine& e, unsigned lanes) {
         void* memory = mmap(nullptr, EMU_STACK_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
         if (memory == MAP_FAILED) throw std::bad_alloc();
         mprotect(memory, GUARD_BYTES, PROT_NONE);
-        Lane lane;
+        e.lanes.emplace_back();
+        Lane& lane = e.lanes.back();
         lane.fiber.stack = static_cast<char*>(memory) + GUARD_BYTES;
         lane.fiber.stack_bytes = EMU_STACK_BYTES - GUARD_BYTES;
 #if defined(__SANITIZE_THREAD__)
         lane.fiber.tsan = __tsan_create_fiber(0);
 #endif
-        lane.thread.x = e.lanes.size();
+        lane.thread.x = e.lanes.size() - 1;
         lane.bit = 1u << lane.thread.x % WARP;
-        e.lanes.push_back(std::move(lane));
     }
     while (e.all_warps.size() < lanes / WARP) {
         e.all_warps.emplace_back();
@@ -236,6 +239,7 @@ EMU_UNSEEN void reset(Lane& lane) {
     for (int i = 0; i < 6; i++) *--top = nullptr;
     lane.fiber.stack_pointer = top;
     lane.fiber.asan = nullptr;
+    lane.site = {};
     lane.copy_group = lane.product_group = 0;
     lane.copies.clear();
     lane.product_count = 0;
@@ -265,7 +269,7 @@ EMU_UNSEEN void reset(Engine& e) {
     }
 }
 
-void run_block(Engine& e) {
+EMU_UNSEEN void run_block(Engine& e) {
     reset(e);
     publish(&e.begun);
     Lane* first = next_lane(e);
@@ -277,7 +281,7 @@ void run_block(Engine& e) {
 uint64_t greatest_common_divisor(uint64_t a, uint64_t b) { return b ? greatest_common_divisor(b, a % b) : a; }
 
 /// Runs all blocks: block `i * step + start` (mod their number) is the i-th.
-void run_grid(Engine& e) {
+EMU_UNSEEN void run_grid(Engine& e) {
     uint64_t blocks = uint64_t(e.grid.x) * e.grid.y * e.grid.z;
     uint64_t step = 1, start = 0;
     if (e.draws && blocks > 1) {
@@ -314,6 +318,7 @@ Engine& this_threads_engine() {
             owned->host.stack = static_cast<char*>(stack);
             pthread_attr_destroy(&attributes);
         }
+        give_signals_a_stack();
     }
 #if defined(__SANITIZE_THREAD__)
     owned->host.tsan = __tsan_get_current_fiber();
@@ -378,6 +383,8 @@ std::string launch(const char* name, const uint32_t grid[3], uint32_t block, uin
     // Seeds that differ in few bits are to begin far apart; only seed 0 gives 0, and then every draw does.
     e.draws = uint32_t((seed * 0x9e3779b97f4a7c15u) >> 32) | (seed != 0);
     e.failed = false;
+    static bool traps_are_caught = catch_traps();
+    (void)traps_are_caught;
     engine = &e;
     run_grid(e);
     engine = nullptr;
@@ -498,3 +505,22 @@ extern "C" const char* emu_kernel_signature(const char* kernel) {
 }
 
 extern "C" int emu_has_kernel(const char* kernel) { return emu_kernel_signature(kernel) != nullptr; }
+
+#if defined(__SANITIZE_THREAD__)
+/// ThreadSanitizer asks for this. It sees Rust's library only where that calls C's (memcpy, free), and not how it orders
+/// its threads. Accesses of kernels have no such frames.
+extern "C" const char* __tsan_default_suppressions() {
+    return "race:library/std/\nrace:library/core/\nrace:library/alloc/\nrace:library/test/\n";
+}
+#endif
+
+/// The sanitizer that kernels are compiled with: "address", "thread", or "" for none.
+extern "C" const char* emu_sanitizer() {
+#if defined(__SANITIZE_ADDRESS__)
+    return "address";
+#elif defined(__SANITIZE_THREAD__)
+    return "thread";
+#else
+    return "";
+#endif
+}

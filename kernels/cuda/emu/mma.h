@@ -22,10 +22,10 @@ template <int COUNT, bool TRANSPOSED> EMU_UNSEEN void load_matrices(LoadedMatric
     for (unsigned l = 0; l < WARP; l++)
         for (int m = 0; m < COUNT; m++) {
             if (TRANSPOSED) {
-                auto element = [&](unsigned row) {
-                    return uint32_t(reinterpret_cast<const uint16_t*>(&lanes[m * 8 + row]->row)[l / 4]);
-                };
-                lanes[l]->results[m] = element(l % 4 * 2) | element(l % 4 * 2 + 1) << 16;
+                // (Not by a lambda: that would be seen.)
+                auto even = reinterpret_cast<const uint16_t*>(&lanes[m * 8 + l % 4 * 2]->row);
+                auto odd = reinterpret_cast<const uint16_t*>(&lanes[m * 8 + l % 4 * 2 + 1]->row);
+                lanes[l]->results[m] = even[l / 4] | uint32_t(odd[l / 4]) << 16;
             } else {
                 lanes[l]->results[m] = reinterpret_cast<const uint32_t*>(&lanes[m * 8 + l / 4]->row)[l % 4];
             }

@@ -16,6 +16,7 @@
 
 /// Shared memory is one variable a thread of the host, whose launches run their blocks one after another. Sanitizers
 /// put guards only round plain statics, so under them launches of different threads take turns (see launch.cpp).
+/// Nobody knows where these variables lie, so, unlike dynamic shared memory, they are not poisoned between blocks.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define __shared__ static
 #else

@@ -1,3 +1,5 @@
+#[cfg(feature = "emulate")]
+mod cuda;
 mod determinism;
 mod features;
 mod steady;
@@ -8,6 +10,7 @@ use crate::TokenId;
 use crate::load::Gguf;
 use crate::model::tiny;
 use crate::sampling::SamplingParams;
+use aieng_kernels::sample::{DrawScratch, Drawn, Draws, draw_all};
 use std::collections::HashMap;
 
 fn config() -> EngineConfig {
@@ -76,6 +79,9 @@ fn collect_samples(engine: &Engine, count: usize) -> HashMap<RequestId, Vec<Samp
         if let Some(finish) = event.finish {
             sample.output.reason = Some(finish.reason);
             assert_eq!(finish.completion_tokens, sample.output.tokens.len());
+            if let Some(message) = &finish.message {
+                println!("{:?}: {message}", event.request);
+            }
             let last = finish.last;
             sample.finish = Some(*finish);
             if last {
@@ -230,8 +236,9 @@ impl Executor for Broken {
         Ok(())
     }
 
-    fn logits(&self, _: usize) -> &[f32] {
-        &self.logits
+    fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()> {
+        draw_all(&self.device, draws, |_| &self.logits, &mut DrawScratch::default(), drawn);
+        Ok(())
     }
 
     fn device(&self) -> &aieng_kernels::Device {

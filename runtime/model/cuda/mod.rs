@@ -20,9 +20,10 @@ use crate::{Error, Result, memory};
 use aieng_cuda::attention::Workspace;
 use aieng_cuda::kv_write::{GpuKvCache, copy_blocks};
 use aieng_cuda::linear::GpuWeight;
-use aieng_cuda::{Element, Gpu, GpuBuffer, GpuError, GpuTensor, Graph, PinnedBuffer, attention, rope};
+use aieng_cuda::{Element, Gpu, GpuBuffer, GpuError, GpuTensor, Graph, PinnedBuffer, attention, rope, sample};
 use aieng_kernels::cpu::Pool;
 use aieng_kernels::linear::Source;
+use aieng_kernels::sample::{Drawn, Draws};
 use aieng_kernels::{Cpu, Device, Isa, KvCache, KvDType};
 use staging::Staging;
 use std::ops::Range;
@@ -96,8 +97,12 @@ pub(super) struct OnGpu {
     graphs: Vec<Graph>,
     staging: Staging,
     buffers: Buffers,
+    /// The logits, where somebody wants to see them.
     logits: PinnedBuffer,
-    /// Where sampling runs.
+    /// Rows of logits that were computed last.
+    rows: usize,
+    sampling: sample::Workspace,
+    /// The thread that steps.
     host: Device,
     parts: Parts,
     gpu: Gpu,
@@ -168,20 +173,8 @@ fn bucket(sequences: usize) -> Option<usize> {
 }
 
 impl OnGpu {
-    /// Opens device `ordinal` and loads the model there.
+    /// Loads the model to a device.
     pub(super) fn load(
-        ordinal: usize,
-        file: &Arc<Gguf>,
-        spec: &ModelSpec,
-        config: &EngineConfig,
-        limits: Limits,
-        progress: Progress,
-    ) -> Result<OnGpu> {
-        OnGpu::load_to(Gpu::open(ordinal)?, file, spec, config, limits, progress)
-    }
-
-    /// As [`OnGpu::load`], to a device that is open.
-    pub(super) fn load_to(
         gpu: Gpu,
         file: &Arc<Gguf>,
         spec: &ModelSpec,
@@ -221,7 +214,8 @@ impl OnGpu {
         let pool = Pool::new(1, false).map_err(|e| Error::OutOfMemory(format!("a thread: {}", e.0)))?;
         let host = Cpu::new(Isa::best(), pool).map_or(Device::Reference, Device::Cpu);
         let parts = Parts { weights, tables, cache, workspace, context: limits.context };
-        let mut model = OnGpu { graphs: Vec::new(), staging, buffers, logits, host, parts, gpu };
+        let sampling = sample::Workspace::new(&gpu, limits.sequences, parts.weights.embedding.rows())?;
+        let mut model = OnGpu { graphs: Vec::new(), staging, buffers, logits, rows: 0, sampling, host, parts, gpu };
         model.record(spec, limits)?;
         Ok(model)
     }
@@ -244,6 +238,10 @@ impl OnGpu {
 
     pub(super) fn kernels(&self) -> &'static str {
         if self.gpu.is_emulated() { "cuda-emulated" } else { "cuda" }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.gpu.name()
     }
 
     pub(super) fn vocab(&self) -> usize {
@@ -282,15 +280,25 @@ impl OnGpu {
         Ok(forward::gather(&self.gpu, spec, &self.buffers, &self.staging, batch)?)
     }
 
-    pub(super) fn compute_logits(&mut self, spec: &ModelSpec, rows: Range<usize>) -> Result<()> {
-        let bytes = rows.len() * self.vocab() * size_of::<f32>();
+    pub(super) fn launch_logits(&mut self, spec: &ModelSpec, rows: Range<usize>) -> Result<()> {
+        self.rows = rows.len();
         forward::logits(&self.gpu, spec, &self.parts, &self.buffers, rows)?;
-        self.buffers.logits.download(0, &mut self.logits.as_mut_slice()[..bytes])?;
         if let Some(cap) = spec.logit_softcap {
-            let logits: &mut [f32] = floats_mut(&mut self.logits.as_mut_slice()[..bytes]);
-            logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+            let logits = GpuTensor::new(&self.buffers.logits, Element::F32, self.rows, self.vocab());
+            sample::soft_cap(&self.gpu, cap, logits)?;
         }
         Ok(())
+    }
+
+    /// Brings `rows` rows of logits to the host.
+    pub(super) fn fetch_logits(&mut self, rows: usize) -> Result<()> {
+        let bytes = rows * self.vocab() * size_of::<f32>();
+        Ok(self.buffers.logits.download(0, &mut self.logits.as_mut_slice()[..bytes])?)
+    }
+
+    pub(super) fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()> {
+        let logits = GpuTensor::new(&self.buffers.logits, Element::F32, self.rows, self.vocab());
+        Ok(sample::sample(&mut self.sampling, logits, draws, drawn)?)
     }
 
     pub(super) fn logits_row(&self, row: usize) -> &[f32] {
@@ -308,10 +316,6 @@ fn independent(copies: &[(u32, u32)]) -> impl Iterator<Item = Range<usize>> {
         first = (start..copies.len()).find(clashes).unwrap_or(copies.len());
         (start < first).then_some(start..first)
     })
-}
-
-fn floats_mut(bytes: &mut [u8]) -> &mut [f32] {
-    bytemuck::cast_slice_mut(bytes)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let isas = if args.isa.is_empty() { vec![None] } else { args.isa.iter().copied().map(Some).collect() };
     let mut rows = Vec::new();
     for isa in isas {
-        let device = device_config(args.device, isa)?;
+        let device = device_config(args.device, isa, args.gpu)?;
         for &threads in &threads {
             let threads = if threads == 0 { cores } else { threads };
             let ceilings = measure(&EngineConfig { device, threads, ..EngineConfig::default() })?;
@@ -48,6 +48,7 @@ fn doubled(most: usize) -> Vec<usize> {
 fn isa_name(device: DeviceConfig) -> &'static str {
     match device {
         DeviceConfig::Reference => "reference",
+        DeviceConfig::Cuda(_) => "cuda",
         DeviceConfig::Cpu(isa) => isa.unwrap_or_else(Isa::best).name(),
     }
 }

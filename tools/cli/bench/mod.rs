@@ -61,6 +61,9 @@ pub struct BenchArgs {
     /// What computes; the reference is scalar f32, slow and exact
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceName,
+    /// Which GPU, with --device cuda [default: 0]
+    #[arg(long, value_name = "NUMBER")]
+    gpu: Option<usize>,
     /// Instruction sets, separated by commas [default: the best that this CPU has]
     #[arg(long, value_enum, value_delimiter = ',')]
     isa: Vec<IsaName>,
@@ -182,7 +185,7 @@ fn configs(args: &BenchArgs, tests: &[Test]) -> Result<Vec<EngineConfig>> {
     let threads = args.threads.as_ref().map_or(vec![0], |counts| counts.0.clone());
     let mut configs = Vec::new();
     for isa in isas {
-        let device = device_config(args.device, isa)?;
+        let device = device_config(args.device, isa, args.gpu)?;
         for &threads in &threads {
             configs.push(EngineConfig {
                 device,

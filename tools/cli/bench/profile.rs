@@ -75,7 +75,7 @@ fn with_room(config: &EngineConfig, loads: &[Load]) -> EngineConfig {
 impl Report {
     fn measure(model: &mut Model, config: &EngineConfig, load: Load, repetitions: usize) -> Result<Report> {
         // Next to each load: what memory yields drifts.
-        let ceilings = (config.device != DeviceConfig::Reference).then(|| ceilings::measure(config)).transpose()?;
+        let ceilings = matches!(config.device, DeviceConfig::Cpu(_)).then(|| ceilings::measure(config)).transpose()?;
         let profile = profile(model, load, repetitions)?;
         Ok(Report { backend: model.kernels(), threads: model.device().threads(), ceilings, load, profile })
     }

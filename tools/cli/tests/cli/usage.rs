@@ -22,7 +22,9 @@ fn values_out_of_range() {
         (&["-n", "0"], &["max_tokens", "0"]),
         (&["--json", "--top-logprobs", "21"], &["logprobs", "21"]),
         (&["--seed", "-1"], &["-1"]),
-        (&["--device", "reference", "--isa", "avx2"], &["--isa", "reference"]),
+        (&["--device", "reference", "--isa", "avx2"], &["--isa", "--device"]),
+        (&["--device", "cuda", "--isa", "avx2"], &["--isa", "--device"]),
+        (&["--gpu", "1"], &["--gpu", "--device"]),
     ];
     for (options, words) in cases {
         let args = [&["run"], &NO_MODEL[..], options, &["Hello"]].concat();
