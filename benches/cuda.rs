@@ -30,6 +30,7 @@ pub struct Work {
 
 /// A device, its ceilings, and the rows so far.
 pub struct Bench {
+    /// What is measured.
     pub gpu: Gpu,
     /// Tiny shapes.
     pub tiny: bool,
@@ -118,7 +119,7 @@ impl Bench {
         );
         let _ = write!(self.json, "{{\"operation\": {operation:?}, \"shape\": {shape:?}, \"rows\": {rows:?}, ");
         let _ = write!(self.json, "\"ms\": {ms:.6}, \"gb_s\": {gigabytes:.2}, \"tflop_s\": {teraflops:.3}, ");
-        let _ = write!(self.json, "\"bound\": {bound:?}, \"percent\": {share:.2}}},\n");
+        let _ = writeln!(self.json, "\"bound\": {bound:?}, \"percent\": {share:.2}}},");
         Ok(())
     }
 

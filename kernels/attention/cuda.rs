@@ -124,7 +124,7 @@ impl Shape {
     }
 }
 
-/// Attention of one layer, with the formula of [`aieng_kernels::attention`]. Keys, values, queries and weights are bf16 when they are
+/// Attention of one layer, with the formula of [`aieng_kernels::attention()`]. Keys, values, queries and weights are bf16 when they are
 /// multiplied; keys and values of other formats are rounded to it.
 ///
 /// Shapes: q and out bf16 `[T, heads * head_dim]`, T at least the rows of all sequences. Rows of padding are left alone.

@@ -135,7 +135,7 @@ fn format(used: &Budget) -> String {
     text
 }
 
-/// Reads what [`format`] writes.
+/// Reads what [`format()`] writes.
 fn parse_file(text: &str) -> Result<Budget, String> {
     let mut all = Budget::new();
     let mut kernel = "";

@@ -326,7 +326,7 @@ mod tests {
     fn copies_that_build_on_one_another_are_told_apart() {
         let runs = |copies: &[(u32, u32)]| independent(copies).collect::<Vec<_>>();
         assert!(runs(&[]).is_empty());
-        assert_eq!(runs(&[(1, 2), (1, 3), (4, 5)]), [0..3]);
+        assert!(runs(&[(1, 2), (1, 3), (4, 5)]).into_iter().eq(std::iter::once(0..3)));
         assert_eq!(runs(&[(1, 2), (2, 3), (3, 4), (9, 4)]), [0..1, 1..2, 2..3, 3..4]);
     }
 

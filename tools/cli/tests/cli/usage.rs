@@ -6,7 +6,7 @@ const NO_MODEL: [&str; 2] = ["-m", "no-such-model.gguf"];
 
 #[test]
 fn values_out_of_range() {
-    let cases: [(&[&str], &[&str]); 16] = [
+    let cases: [(&[&str], &[&str]); 18] = [
         (&["--temperature", "-1"], &["temperature", "-1"]),
         (&["--temperature", "NaN"], &["temperature", "NaN"]),
         (&["--temperature", "inf"], &["temperature", "inf"]),
