@@ -2,7 +2,7 @@
 
 mod harness;
 
-use aieng_kernels::attention::{AttentionParams, Sequences};
+use aieng_kernels::attention::{AttentionParams, Partials, Sequences};
 use aieng_kernels::cpu::ceiling::Arithmetic;
 use aieng_kernels::kv_write::KvShape;
 use aieng_kernels::{BLOCK_TOKENS, Isa, KvCache, KvDType, Tensor, TensorMut, attention, kv_write};
@@ -71,6 +71,7 @@ fn row(
     // The query at position p sees p + 1 tokens.
     let pairs = sequences * (context - queries + 1..=context).sum::<usize>();
     let mut layer = 0;
+    let mut partials = Partials::new(heads, head_dim, sequences * context, sequences).expect("memory");
     let work = Work {
         bytes: sequences * blocks * cache.block_bytes(0),
         footprint: cache.bytes(),
@@ -79,7 +80,7 @@ fn row(
     };
     bench.row(cells, work, &mut || {
         let out = &mut TensorMut::new(&mut out, rows, cols);
-        attention(&bench.device, Tensor::new(&q, rows, cols), &cache, layer, batch, params, out);
+        attention(&bench.device, Tensor::new(&q, rows, cols), &cache, layer, batch, params, &mut partials, out);
         layer = (layer + 1) % LAYERS;
     });
 }

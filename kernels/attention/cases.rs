@@ -1,6 +1,6 @@
 //! The cases that attention is checked on, by each device's tests.
 
-use super::{AttentionParams, Sequences, attention};
+use super::{AttentionParams, Partials, Sequences, attention};
 use crate::kv_write::{KvShape, kv_write};
 use crate::testing::{Matrix, Rng};
 use crate::{BLOCK_TOKENS, Device, KvCache, KvDType};
@@ -23,7 +23,7 @@ pub struct Case {
 }
 
 /// All of them.
-pub const CASES: [Case; 10] = [
+pub const CASES: [Case; 11] = [
     Case { heads: 1, kv_heads: 1, dim: 16, sequences: &[(1, 1)], window: None, softcap: None },
     Case { heads: 9, kv_heads: 3, dim: 64, sequences: &[(1, 17), (1, 100), (5, 5)], window: None, softcap: None },
     Case { heads: 4, kv_heads: 1, dim: 256, sequences: &[(33, 33), (1, 16)], window: Some(20), softcap: None },
@@ -35,6 +35,7 @@ pub const CASES: [Case; 10] = [
     Case { heads: 4, kv_heads: 2, dim: 32, sequences: &[(1, 700), (1, 1), (3, 513)], window: None, softcap: None },
     Case { heads: 8, kv_heads: 1, dim: 64, sequences: &[(20, 600)], window: Some(300), softcap: None },
     Case { heads: 20, kv_heads: 1, dim: 128, sequences: &[(1, 300), (2, 290)], window: None, softcap: None },
+    Case { heads: 4, kv_heads: 2, dim: 32, sequences: &[(4, 600), (1, 1024)], window: Some(300), softcap: None },
 ];
 
 /// A batch: queries of its rows, keys and values of all its tokens, and blocks in random order.
@@ -108,6 +109,11 @@ impl Batch {
 
     /// What attention makes of it.
     pub fn run(&self, device: &Device, cache: &KvCache) -> Matrix {
+        self.run_sharing(device, cache, 0)
+    }
+
+    /// The same, with room for threads to share so many tokens of context.
+    pub fn run_sharing(&self, device: &Device, cache: &KvCache, room: usize) -> Matrix {
         let mut out = Matrix::poisoned(self.q.rows(), self.q.cols());
         let sequences = Sequences {
             cu_seqlens_q: &self.cu_seqlens_q,
@@ -115,7 +121,8 @@ impl Batch {
             block_tables: &self.block_tables,
             cu_blocks: &self.cu_blocks,
         };
-        attention(device, self.q.view(), cache, 0, sequences, self.params, &mut out.view_mut());
+        let mut partials = Partials::new(self.params.heads, self.shape.head_dim, room, 0).unwrap();
+        attention(device, self.q.view(), cache, 0, sequences, self.params, &mut partials, &mut out.view_mut());
         out
     }
 

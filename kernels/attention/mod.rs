@@ -3,20 +3,39 @@
 //! For the token at position `p` of a sequence and query head `h`, with `g = h / (heads / kv_heads)`:
 //! `out = Σ_j softmax_j(cap(scale * q · k_g[j])) v_g[j]` over the positions `j <= p`, and with a window `j > p - window`;
 //! `cap(s)` is `softcap * tanh(s / softcap)` or nothing. Keys are visited in chunks of 64 positions, in their order, with a
-//! running maximum (online softmax, arXiv:1805.02867), so the order of every sum follows from the position alone. On the CPU
-//! queries and weights are rounded to bf16 where the cache is bf16.
+//! running maximum (online softmax, arXiv:1805.02867); pieces of 256 are summed by themselves and merged in their order, so that
+//! threads can share a long context, and the order of every sum follows from the position alone. On the CPU queries and
+//! weights are rounded to bf16 where the cache is bf16.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;
 mod reference;
+mod state;
 #[cfg(test)]
 mod tests;
 
-use crate::{BLOCK_TOKENS, Device, KvCache, Tensor, TensorMut};
+use crate::linear::OutOfMemory;
+use crate::{BLOCK_TOKENS, Device, Floats, KvCache, Tensor, TensorMut};
 
 /// Greatest head dimension.
 pub const MAX_HEAD_DIM: usize = 512;
+
+/// Positions that are summed by themselves.
+const PIECE: usize = 256;
+
+/// Room for the results of pieces of long contexts that threads share. What finds no room is not shared, with the same result.
+#[derive(Debug)]
+pub struct Partials(Floats);
+
+impl Partials {
+    /// Room for a row of `heads` heads for each sequence of up to `sequences` that together have `tokens` tokens of context.
+    pub fn new(heads: usize, head_dim: usize, tokens: usize, sequences: usize) -> Result<Partials, OutOfMemory> {
+        let pieces = (tokens / PIECE).saturating_add(sequences);
+        let len = pieces.saturating_mul(heads).saturating_mul(state::record_len(head_dim));
+        Floats::new(len).map(Partials).ok_or(OutOfMemory { bytes: len.saturating_mul(size_of::<f32>()) })
+    }
+}
 
 /// The sequences of a batch. Sequence `s` owns query rows `cu_seqlens_q[s]..cu_seqlens_q[s + 1]`, its last tokens, and the
 /// blocks `block_tables[cu_blocks[s]..cu_blocks[s + 1]]`, in the order of positions.
@@ -49,6 +68,7 @@ pub struct AttentionParams {
 ///
 /// Shapes: q and out `[T, heads * head_dim]`, T the last of `cu_seqlens_q`. Panics for shapes that do not fit, a sequence
 /// with more query rows than tokens or fewer blocks than its tokens need, and a block outside the cache.
+#[allow(clippy::too_many_arguments, reason = "each is what its name says")]
 pub fn attention(
     device: &Device,
     q: Tensor,
@@ -56,12 +76,13 @@ pub fn attention(
     layer: usize,
     sequences: Sequences,
     params: AttentionParams,
+    partials: &mut Partials,
     out: &mut TensorMut,
 ) {
     check(q, cache, layer, sequences, params, out);
     match device {
         Device::Reference => reference::attention(q, cache, layer, sequences, params, out),
-        Device::Cpu(cpu) => cpu::attention(cpu, q, cache, layer, sequences, params, out),
+        Device::Cpu(cpu) => cpu::attention(cpu, q, cache, layer, sequences, params, partials, out),
     }
 }
 

@@ -2,6 +2,9 @@ use super::cases::{Batch, CASES};
 use crate::KvDType;
 use crate::testing::{Matrix, assert_close, cpus, devices};
 
+/// Tokens of context that there is room to share between threads: more than any case needs, or none.
+const ROOM: usize = 1 << 14;
+
 /// Scores are sums of `dim` products, and f16 keys are the same for all devices. Where keys are bf16, queries and weights
 /// are rounded to bf16 too, by up to a part in 512.
 fn tolerance(dtype: KvDType) -> f32 {
@@ -16,14 +19,14 @@ fn matches_the_reference() {
             let cache = batch.cache(dtype);
             let want = batch.run(&crate::Device::Reference, &cache);
             for device in cpus() {
-                let out = batch.run(&device, &cache);
+                let out = batch.run_sharing(&device, &cache, ROOM);
                 assert_close(&out, &want, tolerance(dtype), &format!("case {i} {} on {}", dtype.name(), device.name()));
             }
         }
     }
 }
 
-/// The last token of a chunk of many gets the same bits as when it comes alone.
+/// The last token of a chunk of many gets the same bits as when it comes alone, shared by threads or not.
 #[test]
 fn a_row_does_not_depend_on_its_chunk() {
     for (i, case) in CASES.iter().enumerate() {
@@ -31,8 +34,8 @@ fn a_row_does_not_depend_on_its_chunk() {
         for dtype in KvDType::ALL {
             let cache = batch.cache(dtype);
             for device in devices() {
-                let whole = batch.run(&device, &cache);
-                let alone = batch.last_tokens().run(&device, &cache);
+                let whole = batch.run_sharing(&device, &cache, 0);
+                let alone = batch.last_tokens().run_sharing(&device, &cache, ROOM);
                 for (r, row) in batch.last_rows().into_iter().enumerate() {
                     let bits = |m: &Matrix, r: usize| m.view().row(r).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(&alone, r), bits(&whole, row), "case {i} {} on {}", dtype.name(), device.name());

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    // A new operation is named there.
+    println!("cargo::rerun-if-changed=lib.rs");
     println!("cargo::rustc-check-cfg=cfg(gpu)");
     let (cuda, emulate) = (has_feature("CUDA"), has_feature("EMULATE"));
     if !cuda && !emulate {

@@ -18,7 +18,6 @@ use aieng_kernels::act_mul::Activation;
 use aieng_kernels::linear::Source;
 use cuda_pack::{RowBlock, TILE, pack};
 use half::{bf16, f16};
-use std::borrow::Cow;
 
 /// A matrix `[rows, cols]` in a device's memory, with an optional bias. Parts of different formats may stand one above the
 /// other; each is a launch of its own.
@@ -57,14 +56,22 @@ pub struct Int4Rows<'a> {
     pub zeros: &'a [u8],
 }
 
-/// Rows to be packed: row after row, of a format or of one that becomes it.
+/// Rows to be packed.
 struct Rows<'a> {
     format: Format,
-    /// What the bytes are, where they are a file's.
-    dtype: Option<DType>,
     rows: usize,
-    bytes: Cow<'a, [u8]>,
+    content: Content<'a>,
 }
+
+/// Where they are.
+enum Content<'a> {
+    /// Row after row, as a file has them.
+    File(DType, &'a [u8]),
+    Groups(Int4Rows<'a>),
+}
+
+/// Room for a row's part of a record that is not in one place, or not in its format, where it comes from.
+type Room = [u8; 80];
 
 impl GpuWeight {
     /// The matrix of `sources` from top to bottom. Packing takes all cores, and some MiB at a time.
@@ -190,12 +197,11 @@ impl<'a> Rows<'a> {
         let bytes = source.bytes.as_slice();
         assert!(cols.is_multiple_of(32), "{cols} columns are no multiple of 32");
         assert_eq!(bytes.len(), source.rows * source.dtype.row_bytes(cols), "bytes of [{}, {cols}]", source.rows);
-        let format = Format::of(source.dtype);
-        Rows { format, dtype: Some(source.dtype), rows: source.rows, bytes: Cow::Borrowed(bytes) }
+        let content = Content::File(source.dtype, bytes);
+        Rows { format: Format::of(source.dtype), rows: source.rows, content }
     }
 
-    /// Puts each group's scale, zero and codes side by side.
-    fn of_groups(part: &Int4Rows, cols: usize) -> Rows<'static> {
+    fn of_groups(part: &Int4Rows<'a>, cols: usize) -> Rows<'a> {
         let format = match part.group {
             32 => Format::Int4Group32,
             128 => Format::Int4Group128,
@@ -203,43 +209,37 @@ impl<'a> Rows<'a> {
         };
         assert!(cols.is_multiple_of(part.group), "{cols} columns are no whole groups of {}", part.group);
         let groups = part.rows * (cols / part.group);
-        assert_eq!(
-            (part.scales.len(), part.zeros.len()),
-            (groups, groups),
-            "scales and zeros of [{}, {cols}]",
-            part.rows
-        );
+        let scales_and_zeros = (part.scales.len(), part.zeros.len());
+        assert_eq!(scales_and_zeros, (groups, groups), "scales and zeros of [{}, {cols}]", part.rows);
         assert_eq!(part.codes.len(), groups * part.group / 2, "codes of [{}, {cols}]", part.rows);
         assert!(part.zeros.iter().all(|zero| *zero <= 16), "a zero above 16");
-        let mut bytes = Vec::with_capacity(groups * format.row_block_bytes());
-        for ((scale, zero), codes) in part.scales.iter().zip(part.zeros).zip(part.codes.chunks_exact(part.group / 2)) {
-            bytes.extend(scale.to_le_bytes());
-            bytes.push(*zero);
-            bytes.extend(codes);
-        }
-        Rows { format, dtype: None, rows: part.rows, bytes: Cow::Owned(bytes) }
+        Rows { format, rows: part.rows, content: Content::Groups(*part) }
     }
 
-    /// A row's part of record `record`; `converted` is room for one that has to become bf16 first.
-    fn block<'b>(&'b self, cols: usize, row: usize, record: usize, converted: &'b mut [u8; 64]) -> &'b [u8] {
-        let element = match self.dtype {
-            Some(DType::F32) => 4,
-            Some(DType::F16) => 2,
-            _ => {
-                let bytes = self.format.row_block_bytes();
-                return &self.bytes[(row * (cols / self.format.cols()) + record) * bytes..][..bytes];
+    /// A row's part of record `record`.
+    fn block<'b>(&'b self, cols: usize, row: usize, record: usize, room: &'b mut Room) -> &'b [u8] {
+        let (record, bytes) = (row * (cols / self.format.cols()) + record, self.format.row_block_bytes());
+        match self.content {
+            Content::File(DType::F32, rows) => to_bf16(&rows[128 * record..][..128], room, |b| f32::from_le_bytes(*b)),
+            Content::File(DType::F16, rows) => {
+                to_bf16(&rows[64 * record..][..64], room, |b| f16::from_le_bytes(*b).to_f32())
             }
-        };
-        let from = &self.bytes[(row * cols + 32 * record) * element..][..32 * element];
-        for (to, from) in converted.chunks_exact_mut(2).zip(from.chunks_exact(element)) {
-            let value = match *from {
-                [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-                _ => f16::from_le_bytes([from[0], from[1]]).to_f32(),
-            };
-            to.copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+            Content::File(_, rows) => &rows[bytes * record..][..bytes],
+            Content::Groups(Int4Rows { group, codes, scales, zeros, .. }) => {
+                room[..2].copy_from_slice(&scales[record].to_le_bytes());
+                room[2] = zeros[record];
+                room[3..bytes].copy_from_slice(&codes[record * group / 2..][..group / 2]);
+                &room[..bytes]
+            }
         }
-        converted
     }
+}
+
+fn to_bf16<'b, const SIZE: usize>(from: &[u8], room: &'b mut Room, value: impl Fn(&[u8; SIZE]) -> f32) -> &'b [u8] {
+    for (to, from) in room.chunks_exact_mut(2).zip(from.as_chunks::<SIZE>().0) {
+        to.copy_from_slice(&bf16::from_f32(value(from)).to_le_bytes());
+    }
+    &room[..2 * from.len() / SIZE]
 }
 
 /// Bytes that are packed between two uploads.
@@ -290,11 +290,11 @@ fn pack_band<'a>(
     let share = (out.len() / tile_bytes).div_ceil(threads);
     let pack_tile = |tile: usize, out: &mut [u8]| {
         let rows: [_; TILE] = std::array::from_fn(|i| find(tile * TILE + i));
-        let mut converted = [[0u8; 64]; TILE];
+        let mut rooms: [Room; TILE] = [[0; 80]; TILE];
         for (record, out) in out.chunks_exact_mut(format.record_bytes()).enumerate() {
             let mut blocks: [RowBlock; TILE] = [None; TILE];
-            for ((block, row), converted) in blocks.iter_mut().zip(&rows).zip(&mut converted) {
-                *block = row.map(|(source, row)| source.block(cols, row, record, converted));
+            for ((block, row), room) in blocks.iter_mut().zip(&rows).zip(&mut rooms) {
+                *block = row.map(|(source, row)| source.block(cols, row, record, room));
             }
             pack(format, &blocks, out);
         }

@@ -197,52 +197,87 @@ fn pack_codes(format: Format, row: &[u8], i: usize, out: &mut [u8]) {
     let codes = &mut codes[..format.cols()];
     unpack(format, row, codes);
     let upper_bits = format.upper_bits();
-    for (b, block) in codes.chunks_exact(32).enumerate() {
+    let (low, upper) = out.split_at_mut(8 * format.cols());
+    for (b, block) in codes.as_chunks::<32>().0.iter().enumerate() {
         for t in 0..4 {
-            let (mut low, mut high) = (0u32, 0u32);
-            for (j, code) in lane_codes(format, block, t).into_iter().enumerate() {
-                let (p, second) = (j / 2, j % 2);
-                low |= u32::from(code & 15) << (4 * (p + 4 * second));
-                high |= u32::from(code >> 4) << (upper_bits * (4 * h + p + 8 * second));
-            }
+            let eight = lane_codes(format, block, t);
             let lane = 32 * b + 4 * g + t;
-            put(out, lane * 8 + 4 * h, &low.to_le_bytes());
-            let bytes = 2 * upper_bits;
-            put(out, 8 * format.cols() + lane * bytes, &high.to_le_bytes()[..bytes]);
+            let word = gather(eight, 4) | gather(eight >> 8, 4) << 16;
+            low[lane * 8 + 4 * h..][..4].copy_from_slice(&(word as u32).to_le_bytes());
+            if upper_bits > 0 {
+                let first = gather(eight >> 4, upper_bits) << (upper_bits * 4 * h);
+                let second = gather(eight >> 12, upper_bits) << (upper_bits * (4 * h + 8));
+                let bytes = ((first | second) as u32).to_le_bytes();
+                put(upper, lane * 2 * upper_bits, &bytes[..2 * upper_bits]);
+            }
         }
     }
 }
 
-/// The eight codes of a block that lane `t` of a row has, in its order.
-fn lane_codes(format: Format, block: &[u8], t: usize) -> [u8; 8] {
-    let column = |j: usize| if format == Format::Q6K { 16 * (j / 4) + 4 * t + j % 4 } else { 8 * t + j };
-    std::array::from_fn(|j| block[column(j)])
+/// The lowest `bits` of each even byte, side by side.
+fn gather(bytes: u64, bits: usize) -> u64 {
+    let mask = (1u64 << bits) - 1;
+    let four = bytes & (mask * 0x0001_0001_0001_0001);
+    let two = (four | four >> (16 - bits)) & (((1 << (2 * bits)) - 1) * 0x0000_0001_0000_0001);
+    (two | two >> (32 - 2 * bits)) & ((1 << (4 * bits)) - 1)
+}
+
+/// The eight codes of a block that lane `t` of a row has, in its order, the first in the lowest byte.
+fn lane_codes(format: Format, block: &[u8; 32], t: usize) -> u64 {
+    let four = |at: usize| u64::from(u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]));
+    match format {
+        Format::Q6K => four(4 * t) | four(16 + 4 * t) << 32,
+        _ => four(8 * t) | four(8 * t + 4) << 32,
+    }
 }
 
 /// The codes of a row's block, without signs (`quant.rs` has the formats).
 fn unpack(format: Format, row: &[u8], codes: &mut [u8]) {
-    fn fill(codes: &mut [u8], code: impl Fn(usize) -> u8) {
-        codes.iter_mut().enumerate().for_each(|(i, to)| *to = code(i));
-    }
-    // Nibbles of blocks of 32, and of sub-blocks in pairs; a fifth bit of blocks of 32.
-    let nibble = |at: usize, i: usize| (row[at + i % 16] >> (4 * (i / 16))) & 15;
-    let k_nibble = |at: usize, i: usize| (row[at + i / 64 * 32 + i % 32] >> (4 * (i / 32 % 2))) & 15;
-    let fifth = |at: usize, i: usize| ((row[at + i / 8] >> (i % 8)) & 1) << 4;
     match format {
-        Format::Q4_0 => fill(codes, |i| nibble(2, i)),
-        Format::Q4_1 => fill(codes, |i| nibble(4, i)),
-        Format::Q5_0 => fill(codes, |i| nibble(6, i) | fifth(2, i)),
-        Format::Q5_1 => fill(codes, |i| nibble(8, i) | fifth(4, i)),
-        Format::Q4K => fill(codes, |i| k_nibble(16, i)),
-        Format::Q5K => fill(codes, |i| k_nibble(48, i) | ((row[16 + i % 32] >> (i / 32)) & 1) << 4),
-        Format::Q6K => fill(codes, |i| {
-            let (half, g, j) = (i / 128, i % 128 / 32, i % 32);
-            let low = (row[half * 64 + g % 2 * 32 + j] >> (4 * (g / 2))) & 15;
-            low | ((row[128 + half * 32 + j] >> (2 * g)) & 3) << 4
-        }),
-        Format::Int4Group32 | Format::Int4Group128 => fill(codes, |i| (row[3 + i / 2] >> (4 * (i % 2))) & 15),
+        Format::Q4_0 => nibbles(&row[2..], codes),
+        Format::Q4_1 => nibbles(&row[4..], codes),
+        Format::Q5_0 => {
+            nibbles(&row[6..], codes);
+            fifth_bits(&row[2..6], codes);
+        }
+        Format::Q5_1 => {
+            nibbles(&row[8..], codes);
+            fifth_bits(&row[4..8], codes);
+        }
+        Format::Q4K => row[16..].chunks_exact(32).zip(codes.chunks_exact_mut(64)).for_each(|(q, c)| nibbles(q, c)),
+        Format::Q5K => {
+            row[48..].chunks_exact(32).zip(codes.chunks_exact_mut(64)).for_each(|(q, c)| nibbles(q, c));
+            for (s, codes) in codes.chunks_exact_mut(32).enumerate() {
+                codes.iter_mut().zip(&row[16..48]).for_each(|(code, high)| *code |= (high >> s & 1) << 4);
+            }
+        }
+        Format::Q6K => {
+            for (half, codes) in codes.chunks_exact_mut(128).enumerate() {
+                nibbles(&row[64 * half..][..64], codes);
+                for (g, codes) in codes.chunks_exact_mut(32).enumerate() {
+                    let high = &row[128 + 32 * half..][..32];
+                    codes.iter_mut().zip(high).for_each(|(code, high)| *code |= (high >> (2 * g) & 3) << 4);
+                }
+            }
+        }
+        Format::Int4Group32 | Format::Int4Group128 => {
+            codes.as_chunks_mut::<2>().0.iter_mut().zip(&row[3..]).for_each(|(two, q)| *two = [q & 15, q >> 4]);
+        }
         Format::Q8_0 | Format::Bf16 => unreachable!("packed as they are"),
     }
+}
+
+/// The low nibbles of `packed`, then the high ones.
+fn nibbles(packed: &[u8], codes: &mut [u8]) {
+    let (low, high) = codes.split_at_mut(packed.len());
+    low.iter_mut().zip(packed).for_each(|(code, q)| *code = q & 15);
+    high.iter_mut().zip(packed).for_each(|(code, q)| *code = q >> 4);
+}
+
+/// Bit `i` of the 32 is the fifth of code `i`.
+fn fifth_bits(bits: &[u8], codes: &mut [u8]) {
+    let bits = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
+    codes.iter_mut().enumerate().for_each(|(i, code)| *code |= (bits >> i & 1) as u8 * 16);
 }
 
 /// Scales, minima and zeros, those of rows g and g + 8 side by side.

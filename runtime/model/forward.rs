@@ -9,7 +9,7 @@ use super::spec::{LayerSpec, ModelSpec, RopeSpec};
 use super::weights::LayerWeights;
 use crate::batch::Batch;
 use crate::{Error, Result};
-use aieng_kernels::attention::{AttentionParams, Sequences};
+use aieng_kernels::attention::{AttentionParams, Partials, Sequences};
 use aieng_kernels::rope::Frequencies;
 use aieng_kernels::{
     Device, Floats, KvCache, RopeAngles, Scratch, Tensor, TensorMut, act_mul, add_rms_norm, attention, embed, kv_write,
@@ -39,6 +39,7 @@ pub(super) struct Buffers {
     logits: Floats,
     angles: Vec<RopeAngles>,
     scratch: Scratch,
+    partials: Partials,
     /// Stamped behind each operation.
     pub(super) recorder: Recorder,
 }
@@ -50,6 +51,7 @@ impl Buffers {
         vocab: usize,
         tokens: usize,
         logits_rows: usize,
+        kv_tokens: usize,
     ) -> Result<Buffers> {
         let missing = || Error::OutOfMemory(format!("activations of {tokens} tokens: no memory"));
         let angles = |frequencies| RopeAngles::new(frequencies, tokens).ok_or_else(missing);
@@ -73,6 +75,9 @@ impl Buffers {
             logits: matrix(logits_rows, vocab)?,
             angles: ropes.iter().map(angles).collect::<Result<_>>()?,
             scratch: Scratch::new(tokens, hidden.max(width).max(q).next_multiple_of(32)).map_err(|_| missing())?,
+            // Where sequences share blocks there may be more context than tokens.
+            partials: Partials::new(most(&|l| l.attn.heads), most(&|l| l.attn.head_dim), kv_tokens, logits_rows)
+                .map_err(|e| Error::OutOfMemory(format!("attention: no memory for {} bytes", e.bytes)))?,
             recorder: Recorder::default(),
         })
     }
@@ -172,7 +177,7 @@ impl Pass<'_> {
         let params =
             AttentionParams { heads: attn.heads, scale: attn.scale, window: attn.window, softcap: attn.softcap };
         let mut attended = TensorMut::new(&mut b.attended, t, q_cols);
-        attention(device, qkv.columns(0..q_cols), cache, index, sequences, params, &mut attended);
+        attention(device, qkv.columns(0..q_cols), cache, index, sequences, params, &mut b.partials, &mut attended);
         b.recorder.stamp(Op::Attention);
 
         let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);

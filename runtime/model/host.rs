@@ -11,7 +11,7 @@ use crate::load::Gguf;
 use crate::{Error, Result, memory};
 use aieng_kernels::kv_write::KvShape;
 use aieng_kernels::sample::{DrawScratch, Drawn, Draws, draw_all};
-use aieng_kernels::{Device, Isa, KvCache, KvDType};
+use aieng_kernels::{BLOCK_TOKENS, Device, Isa, KvCache, KvDType};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -41,7 +41,8 @@ impl Host {
         let cache = KvCache::new(dtype, shapes, blocks)
             .map_err(|e| Error::OutOfMemory(format!("KV cache of {blocks} blocks: no memory for {} bytes", e.bytes)))?;
         let Limits { batch_tokens, sequences, .. } = limits;
-        let buffers = forward::Buffers::new(spec, &weights.ropes, weights.vocab(), batch_tokens, sequences)?;
+        let kv_tokens = blocks * BLOCK_TOKENS;
+        let buffers = forward::Buffers::new(spec, &weights.ropes, weights.vocab(), batch_tokens, sequences, kv_tokens)?;
         let scratch = memory::draw_scratch(weights.vocab())?;
         Ok(Host { device, weights, cache, buffers, scratch })
     }

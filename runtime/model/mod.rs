@@ -22,6 +22,7 @@ use crate::batch::Batch;
 use crate::engine::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};
 use crate::load::Gguf;
 use crate::{Error, Result};
+use aieng_cuda::Gpu;
 use aieng_kernels::cpu::Pool;
 use aieng_kernels::sample::{Drawn, Draws};
 use aieng_kernels::{BLOCK_TOKENS, Cpu, Device, Isa, KvDType};
@@ -81,6 +82,15 @@ impl Model {
 
     /// As [`Model::load`], from a file that is open already.
     pub fn from_file(file: Gguf, config: &EngineConfig, progress: Progress) -> Result<Model> {
+        let gpu = match config.device {
+            DeviceConfig::Cuda(ordinal) => Some(Gpu::open(ordinal)?),
+            DeviceConfig::Reference | DeviceConfig::Cpu(_) => None,
+        };
+        Model::from_file_to(gpu, file, config, progress)
+    }
+
+    /// As [`Model::from_file`], to a GPU that is open, or to the host.
+    fn from_file_to(gpu: Option<Gpu>, file: Gguf, config: &EngineConfig, progress: Progress) -> Result<Model> {
         config.validate()?;
         let file = Arc::new(file);
         let spec = read_spec(file.metadata())?;
@@ -92,13 +102,9 @@ impl Model {
         let limits = Limits { context, batch_tokens, sequences };
         // Before the weights, which tell the system that their pages are not needed again.
         let fingerprint = file.fingerprint();
-        let place = match config.device {
-            DeviceConfig::Cuda(ordinal) => {
-                Place::Cuda(Box::new(OnGpu::load(ordinal, &file, &spec, config, limits, progress)?))
-            }
-            DeviceConfig::Reference | DeviceConfig::Cpu(_) => {
-                Place::Host(Box::new(Host::load(&file, &spec, config, limits, progress)?))
-            }
+        let place = match gpu {
+            Some(gpu) => Place::Cuda(Box::new(OnGpu::load(gpu, &file, &spec, config, limits, progress)?)),
+            None => Place::Host(Box::new(Host::load(&file, &spec, config, limits, progress)?)),
         };
         Ok(Model::new(place, spec, file, fingerprint, limits))
     }

@@ -123,7 +123,7 @@ fn ten_thousand_damaged_models() {
 /// of one token are recorded launches and the others are not; and in any order of lanes.
 #[cfg(feature = "emulate")]
 #[test]
-fn every_architecture_runs_on_an_emulated_gpu() {
+fn every_architecture_runs_on_cuda() {
     let tokens: Vec<u32> = (0..50).map(|i| i * 37 % 256).collect();
     for architecture in tiny::ARCHITECTURES {
         let file = tiny::gguf(architecture, 7, 1).bytes();
@@ -142,4 +142,42 @@ fn every_architecture_runs_on_an_emulated_gpu() {
             }
         }
     }
+}
+
+/// Whichever call to the device's driver fails, in load or in a step: an error, and never a panic. The first failure that is
+/// not for want of memory poisons the device.
+#[cfg(feature = "emulate")]
+#[test]
+fn each_call_to_cuda_may_fail() {
+    use aieng_cuda::Gpu;
+    let config = EngineConfig { max_sequences: 2, max_batch_tokens: 4, ..config(DeviceConfig::Cuda(1)) };
+    let file = tiny::gguf("gemma3", 1, 1).bytes();
+    let run = |gpu: Gpu| -> Result<()> {
+        let file = Gguf::from_bytes(Path::new("tiny.gguf"), &file)?;
+        let mut model = Model::from_file_to(Some(gpu), file, &config, &mut |_| Ok(()))?;
+        let mut batch = Batch::default();
+        for (tokens, first) in [(&[1u32, 2, 3][..], 0), (&[4], 3)] {
+            batch.clear();
+            batch.push(tokens, first, &[0], Logits::Last);
+            batch.copies = vec![(1, 2)];
+            model.forward(&batch)?;
+            model.compute_logits(0..1)?;
+        }
+        Ok(())
+    };
+    let mut refusals = [0; 2];
+    for call in 0.. {
+        assert!(call < 2000, "it never ends");
+        match run(Gpu::emulated_with_fault(1, call)) {
+            Ok(()) => break,
+            Err(Error::OutOfMemory(_)) => refusals[0] += 1,
+            Err(Error::Internal(what)) => {
+                assert!(what.contains("a planted fault"), "{what}");
+                refusals[1] += 1;
+            }
+            Err(other) => panic!("call {call}: {other:?}"),
+        }
+    }
+    println!("refused: {} allocations, {} other calls", refusals[0], refusals[1]);
+    assert!(refusals[0] > 20 && refusals[1] > 50, "{refusals:?}");
 }

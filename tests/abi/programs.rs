@@ -125,12 +125,23 @@ fn valgrind_finds_nothing_with_a_model() {
     let program = compile("example-valgrind", &root().join("tests/examples/c/example.c"));
     let Some(mut example) = valgrind("valgrind_finds_nothing_with_a_model", &program) else { return };
     // A small one, which needs no fetching: the bigger ones take minutes there.
-    let path = scratch("valgrind-model").join("small.gguf");
+    eprintln!("{}", succeed(example.arg(small_model("valgrind-model"))));
+}
+
+/// The same program, on the kernels of GPUs: it names the device by its number (tests/c/cuda.c).
+#[cfg(feature = "emulate")]
+#[test]
+fn a_c_program_streams_from_cuda() {
+    let printed = succeed(Command::new(program("cuda")).arg(small_model("cuda-model")));
+    assert!(printed.contains("on emulated"), "{printed}");
+}
+
+/// A file of two layers with random weights.
+fn small_model(name: &str) -> PathBuf {
+    let path = scratch(name).join("small.gguf");
     let mut file = BufWriter::new(std::fs::File::create(&path).expect("a file below target"));
-    let shape = Shape::find("llama-small").expect("a shape");
-    shape.write(1, &mut file, &mut |_| ()).expect("written");
-    drop(file);
-    eprintln!("{}", succeed(example.arg(path)));
+    Shape::find("llama-small").expect("a shape").write(1, &mut file, &mut |_| ()).expect("written");
+    path
 }
 
 #[test]

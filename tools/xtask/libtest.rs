@@ -9,7 +9,7 @@ use crate::cargo::{self, Environment};
 use crate::report::{Outcome, Report};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Builds the tests of the workspace and what they test. `cargo build` would not do in its place: without the tests'
@@ -20,11 +20,17 @@ pub fn build(flags: &[&str]) -> Outcome {
 
 /// Runs the tests of the workspace; `flags` choose the profile.
 pub fn run(report: &mut Report, flags: &[&str], environment: &Environment) {
-    let started = Instant::now();
-    // --show-output: libtest keeps what a passing test printed to itself otherwise.
-    let args = [&["test", "--no-fail-fast"], flags, cargo::PACKAGES, &["--", "--show-output"]].concat();
+    let args = [&["test", "--no-fail-fast"], flags, cargo::PACKAGES, &["--"]].concat();
     let mut command = cargo::cargo(&args);
     environment.apply(&mut command);
+    run_command(report, "tests", command);
+}
+
+/// Runs a command that is `cargo test … --`, and counts its tests.
+pub fn run_command(report: &mut Report, name: &str, mut command: Command) {
+    let started = Instant::now();
+    // libtest keeps what a passing test printed to itself otherwise.
+    command.arg("--show-output");
     let mut output = Output::default();
     match command.stdout(Stdio::piped()).spawn() {
         Ok(mut child) => {
@@ -40,7 +46,7 @@ pub fn run(report: &mut Report, flags: &[&str], environment: &Environment) {
         }
         Err(error) => report.add("cargo test", Outcome::Failed(error.to_string())),
     }
-    report.timed("tests", started.elapsed());
+    report.timed(name, started.elapsed());
 }
 
 /// Which part of a test binary's output a line is in.

@@ -11,6 +11,7 @@
 
 mod abi;
 mod cargo;
+mod emulated;
 mod examples;
 mod fetch;
 mod hammer;
@@ -30,6 +31,8 @@ usage: cargo xtask COMMAND
 
   check        formatting, lints, documentation, the C ABI, and the tests that need no model
   test         the same, and all tests on the release build, models fetched first
+  test --emulated
+               only what runs on emulated GPUs
   soak         ten minutes of random load on the engine (AIENG_SOAK_SECONDS sets another time)
   hammer       sixteen threads call anything for a minute, under AddressSanitizer
   hammer --thread
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let report = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check"] => check(),
         ["test"] => test(),
+        ["test", "--emulated"] => emulated(),
         ["soak"] => soak(),
         ["hammer"] => one("hammer", hammer::run(hammer::ADDRESS)),
         ["hammer", "--thread"] => one("hammer --thread", hammer::run(hammer::THREAD)),
@@ -129,6 +133,13 @@ fn soak() -> Report {
     report
 }
 
+fn emulated() -> Report {
+    let mut report = Report::default();
+    let environment = models::fetch(&mut report);
+    emulated::run(&mut report, &environment);
+    report
+}
+
 fn examples() -> Report {
     let mut report = Report::default();
     let environment = models::fetch(&mut report);
@@ -143,6 +154,7 @@ fn test() -> Report {
     let environment = models::fetch(&mut report);
     report.section("tests, release build");
     libtest::run(&mut report, &["--release"], &environment);
+    emulated::run(&mut report, &environment);
     examples::run(&mut report, &environment);
     report
 }

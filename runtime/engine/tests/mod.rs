@@ -1,3 +1,5 @@
+#[cfg(feature = "emulate")]
+mod cuda;
 mod determinism;
 mod features;
 mod steady;
@@ -77,6 +79,9 @@ fn collect_samples(engine: &Engine, count: usize) -> HashMap<RequestId, Vec<Samp
         if let Some(finish) = event.finish {
             sample.output.reason = Some(finish.reason);
             assert_eq!(finish.completion_tokens, sample.output.tokens.len());
+            if let Some(message) = &finish.message {
+                println!("{:?}: {message}", event.request);
+            }
             let last = finish.last;
             sample.finish = Some(*finish);
             if last {

@@ -173,20 +173,8 @@ fn bucket(sequences: usize) -> Option<usize> {
 }
 
 impl OnGpu {
-    /// Opens device `ordinal` and loads the model there.
+    /// Loads the model to a device.
     pub(super) fn load(
-        ordinal: usize,
-        file: &Arc<Gguf>,
-        spec: &ModelSpec,
-        config: &EngineConfig,
-        limits: Limits,
-        progress: Progress,
-    ) -> Result<OnGpu> {
-        OnGpu::load_to(Gpu::open(ordinal)?, file, spec, config, limits, progress)
-    }
-
-    /// As [`OnGpu::load`], to a device that is open.
-    pub(super) fn load_to(
         gpu: Gpu,
         file: &Arc<Gguf>,
         spec: &ModelSpec,

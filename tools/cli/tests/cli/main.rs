@@ -2,6 +2,7 @@
 //! they skip.
 
 mod bad_input;
+mod cuda;
 mod generation;
 mod inspection;
 mod parity;
