@@ -9,6 +9,7 @@ from xml.dom import minidom
 import chart
 import compare
 import engines
+import gpu
 from rows import LLAMA_1B, ROWS, Cell, Row, results
 
 AIENG, PEER = compare.Name("aieng", "aieng 1"), compare.Name("peer", "peer 2", is_peer=True)
@@ -152,6 +153,34 @@ class Chart(unittest.TestCase):
         widths = [float(bar.getAttribute("width")) for bar in bars]
         self.assertEqual(widths, [chart.WIDTH, chart.WIDTH / 2])
         minidom.parseString(chart.ratios([], "nothing"))
+
+
+class Gpu(unittest.TestCase):
+    def row(self, operation, rows, ms):
+        return {"operation": operation, "shape": "4096x4096", "rows": rows, "ms": ms, "percent": 61.5, "bound": "memory"}
+
+    def test_aieng_stands_beside_the_peer_of_its_shape(self):
+        aieng = {"rows": [self.row("linear Q4_0", "1", 0.5), self.row("act_mul", "1", 0.1)]}
+        compiled = {"operation": "torch.compile int4", "shape": "llama-3-8b, 1024", "rows": "64", "ms": 16.0}
+        peers = {"rows": [self.row("int4pack_mm", "1", 1.0), self.row("int4pack_mm", "2", 9.0), compiled]}
+        lines = gpu.table(aieng, {**peers, "skipped": {"attentions": "no"}})
+        self.assertIn("| linear Q4_0 | 4096x4096 | 1 | 0.5000 | 61.5% memory | int4pack_mm | 1.0000 | 2.00 |", lines)
+        self.assertIn("| act_mul | 4096x4096 | 1 | 0.1000 | 61.5% memory | - | - | - |", lines)
+        self.assertEqual(lines[-2], "torch.compile int4, llama-3-8b, 1024, 64 sequences: 4000 tok/s")
+        self.assertEqual(lines[-1], "SKIPPED: attentions: no")
+
+    def test_without_torch_it_says_so(self):
+        with mock.patch.dict(sys.modules, {"torch": None}):
+            report = gpu.measure()
+        self.assertEqual((report["rows"], list(report["skipped"])), ([], ["torch"]))
+
+    def test_rows_have_the_benchmarks_names(self):
+        cases = (engines.ROOT / "benches/cuda/cases.rs").read_text()
+        for shape in gpu.SHAPES:
+            for side in shape:
+                self.assertIn(str(side), cases.replace("_", ""))
+        for operation in gpu.PEER_OF:
+            self.assertIn(operation.partition(" ")[0].strip(","), cases)
 
 
 if __name__ == "__main__":

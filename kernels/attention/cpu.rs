@@ -9,6 +9,7 @@ use super::{AttentionParams, PIECE, Partials, Sequence, Sequences};
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr};
 use crate::kv_write::{KvBf16, KvElement, KvF16, KvF32, KvQ8};
 use crate::{BLOCK_TOKENS, KvCache, KvDType, Tensor, TensorMut};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Query rows of a tile.
@@ -39,7 +40,12 @@ pub fn attention(
         items += shared.items;
         split |= shared.pieces.is_some();
     });
-    cpu.parallel(items, 1, |items| Tiles { items, ..tiles.clone() });
+    match cache.dtype() {
+        KvDType::F32 => tiles.items::<KvF32>(cpu, items),
+        KvDType::F16 => tiles.items::<KvF16>(cpu, items),
+        KvDType::BF16 => tiles.items::<KvBf16>(cpu, items),
+        KvDType::Q8 => tiles.items::<KvQ8>(cpu, items),
+    }
     if split {
         cpu.parallel(sequences.context_lens.len(), 1, |items| Merge(Tiles { items, ..tiles.clone() }));
     }
@@ -69,15 +75,19 @@ struct Shared<'a> {
     pieces: Option<(Range<usize>, usize)>,
 }
 
-impl Kernel for Tiles<'_> {
+/// Tiles of a cache with elements E. One kernel for all formats would be one function, which takes minutes to compile.
+struct Typed<'a, E>(Tiles<'a>, PhantomData<fn() -> E>);
+
+impl<E: KvElement> Kernel for Typed<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let (mut first, mut used) = (0, 0);
-        for s in 0..self.sequences.context_lens.len() {
-            let shared = self.share(s, &mut used);
+        let (tiles, mut first, mut used) = (self.0, 0, 0);
+        for s in 0..tiles.sequences.context_lens.len() {
+            let shared = tiles.share(s, &mut used);
             let last = first + shared.items;
-            for item in self.items.start.max(first)..self.items.end.min(last) {
-                self.item::<S>(&shared, item - first);
+            for item in tiles.items.start.max(first)..tiles.items.end.min(last) {
+                // SAFETY: Isa::run vouches for the instruction set, who made this for the element type.
+                unsafe { tiles.rows::<S, E>(&shared, item - first) };
             }
             first = last;
         }
@@ -132,17 +142,9 @@ impl<'a> Tiles<'a> {
         (0..self.sequences.context_lens.len()).for_each(|s| f(self.share(s, &mut used)));
     }
 
-    #[inline(always)]
-    fn item<S: Simd>(&self, shared: &Shared, item: usize) {
-        // SAFETY: Isa::run vouches for the instruction set; the cache's elements have the type that is named.
-        unsafe {
-            match self.cache.dtype() {
-                KvDType::F32 => self.rows::<S, KvF32>(shared, item),
-                KvDType::F16 => self.rows::<S, KvF16>(shared, item),
-                KvDType::BF16 => self.rows::<S, KvBf16>(shared, item),
-                KvDType::Q8 => self.rows::<S, KvQ8>(shared, item),
-            }
-        }
+    /// Computes all items, of a cache with elements E.
+    fn items<E: KvElement>(&self, cpu: &Cpu, items: usize) {
+        cpu.parallel(items, 1, |items| Typed::<E>(Tiles { items, ..self.clone() }, PhantomData));
     }
 
     /// # Safety

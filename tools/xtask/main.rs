@@ -10,6 +10,7 @@
 //! steps that need it are skipped, and the report says so.
 
 mod abi;
+mod budget;
 mod cargo;
 mod emulated;
 mod examples;
@@ -42,6 +43,9 @@ usage: cargo xtask COMMAND
   examples     install into target/tmp, and build and run the examples in C, C++, Go and Python from there
   abi          write ffi/abi.rs from include/aieng.h
   abi --check  only compare
+  budget       compare what GPU kernels take of a multiprocessor with kernels/budget.toml
+  budget --write
+               write that file
   toolchain    fetch nvcc into .toolchain/, for builds with the feature `cuda`
 ";
 
@@ -59,6 +63,8 @@ fn main() -> ExitCode {
         ["examples"] => examples(),
         ["abi"] => one("abi", abi::write()),
         ["abi", "--check"] => one("abi", abi::compare()),
+        ["budget"] => one("budget", budget::compare()),
+        ["budget", "--write"] => one("budget", budget::write()),
         ["toolchain"] => one("toolchain", toolchain::fetch()),
         _ => {
             eprint!("{USAGE}");
@@ -150,6 +156,8 @@ fn examples() -> Report {
 fn test() -> Report {
     let mut report = Report::default();
     look_at_sources(&mut report);
+    report.step("GPU kernels are what kernels/budget.toml says", budget::compare);
+    report.step("the feature cuda", budget::check_feature);
     report.step("release build", || libtest::build(&["--release"]));
     let environment = models::fetch(&mut report);
     report.section("tests, release build");
