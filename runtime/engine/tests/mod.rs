@@ -116,6 +116,33 @@ fn a_request_gets_the_same_bits_alone_and_in_any_batch() {
     }
 }
 
+/// Tokens and log-probabilities are drawn on the device, with all that changes logits.
+#[cfg(feature = "emulate")]
+#[test]
+fn an_emulated_gpu_draws_the_same_alone_and_in_any_batch() {
+    let with = |max_batch_tokens: usize| {
+        let device = DeviceConfig::Cuda(1);
+        engine(&EngineConfig { device, max_batch_tokens, ..config() })
+    };
+    let wanted = |prompt: &str| {
+        let mut request = request(prompt, 6);
+        request.sampling.frequency_penalty = 0.5;
+        request.sampling.top_p = 0.9;
+        request.sampling.logit_bias = vec![(TokenId(65), 1.0)];
+        Request { n: 2, prompt_logprobs: Some(1), ..request }
+    };
+    let delivered = |samples: Vec<Sample>| samples.into_iter().map(|s| (s.prompt, s.output)).collect::<Vec<_>>();
+    let (alone, together) = (with(7), with(32));
+    let ids: Vec<RequestId> = PROMPTS[..3].iter().map(|p| together.submit(wanted(p)).unwrap()).collect();
+    let mut outputs = collect_samples(&together, ids.len());
+    for (id, prompt) in ids.iter().zip(PROMPTS) {
+        let single = alone.submit(wanted(prompt)).unwrap();
+        let expected = delivered(collect_samples(&alone, 1).remove(&single).unwrap());
+        assert!(expected.iter().all(|(_, output)| output.tokens.len() == 6 && output.logprobs.len() == 6));
+        assert_eq!(delivered(outputs.remove(id).unwrap()), expected, "{prompt}");
+    }
+}
+
 #[test]
 fn stops_end_a_request_where_they_should() {
     let engine = engine(&config());
