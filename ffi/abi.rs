@@ -139,6 +139,7 @@ pub struct aieng_engine_config {
     pub log_level: aieng_log_level,
     pub simulated_step_us: u32,
     pub gpu: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -190,6 +191,8 @@ const _: () = {
     ["Offset of field: aieng_engine_config::simulated_step_us"]
         [::core::mem::offset_of!(aieng_engine_config, simulated_step_us) - 148usize];
     ["Offset of field: aieng_engine_config::gpu"][::core::mem::offset_of!(aieng_engine_config, gpu) - 152usize];
+    ["Offset of field: aieng_engine_config::reserved"]
+        [::core::mem::offset_of!(aieng_engine_config, reserved) - 156usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

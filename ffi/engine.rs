@@ -77,6 +77,9 @@ fn isa(config: &aieng_engine_config) -> Result<Option<Isa>> {
 
 /// The simulation has no device of its own: what is said here of the reference device then does no harm.
 fn device(config: &aieng_engine_config) -> Result<DeviceConfig> {
+    if config.reserved != 0 {
+        return Err(invalid(format!("config.reserved: {}, and must be 0", config.reserved)));
+    }
     if config.gpu != 0 && config.device != AIENG_DEVICE_CUDA {
         return Err(invalid(format!("config.gpu: {}, but the device is no GPU", config.gpu)));
     }
@@ -392,6 +395,7 @@ mod tests {
         let cases = [
             (aieng_engine_config { flags: 6, ..zero() }, "config.flags: unknown bits 0x4"),
             (aieng_engine_config { device: 5, ..zero() }, "config.device: 5 is no aieng_device"),
+            (aieng_engine_config { reserved: 1, ..zero() }, "config.reserved: 1, and must be 0"),
             (aieng_engine_config { gpu: 1, ..zero() }, "config.gpu: 1, but the device is no GPU"),
             (aieng_engine_config { isa: 5, ..zero() }, "config.isa: 5 is no aieng_isa"),
             (aieng_engine_config { kv_type: 5, ..zero() }, "config.kv_type: 5 is no aieng_kv_type"),

@@ -335,6 +335,8 @@ typedef struct aieng_engine_config {
   uint32_t simulated_step_us;
   /** With AIENG_DEVICE_CUDA: the device's number, as CUDA counts them. */
   uint32_t gpu;
+  /** 0. */
+  uint32_t reserved;
 } aieng_engine_config;
 
 /**

@@ -46,7 +46,7 @@ class _Config(Structure):
         ("tenants", POINTER(c_uint32)), ("tenant_weights", POINTER(c_uint32)), ("tenant_count", c_size_t),
         ("progress", c_void_p), ("progress_data", c_void_p), ("log", c_void_p), ("log_data", c_void_p),
         ("on_event", c_void_p), ("event_data", c_void_p), ("log_level", c_uint32), ("simulated_step_us", c_uint32),
-        ("gpu", c_uint32),
+        ("gpu", c_uint32), ("reserved", c_uint32),
     ]
 
 

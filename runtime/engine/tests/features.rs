@@ -118,7 +118,8 @@ fn a_repeated_prefix_is_not_computed_again_and_changes_no_bit() {
 #[test]
 fn deadlines_end_what_runs_and_what_waits() {
     let engine = engine(&EngineConfig { max_sequences: 1, max_batch_tokens: 1, ..config() });
-    let soon = Some(Duration::from_millis(10));
+    // The first has 250 steps to make.
+    let soon = Some(Duration::from_millis(2));
     let ids = [
         engine.submit(Request { deadline: soon, ..request(&"slow ".repeat(40), 50) }).unwrap(),
         engine.submit(Request { deadline: soon, n: 2, ..request("waits", 50) }).unwrap(),
