@@ -15,6 +15,7 @@ mod cargo;
 mod emulated;
 mod examples;
 mod fetch;
+mod gpu_check;
 mod hammer;
 mod install;
 mod libtest;
@@ -46,6 +47,11 @@ usage: cargo xtask COMMAND
   budget       compare what GPU kernels take of a multiprocessor with kernels/budget.toml
   budget --write
                write that file
+  gpu-check    build what a machine with a GPU is to run, and run it if this is one
+  gpu-check --pack FOLDER
+               only build it; FOLDER/run.sh needs neither Cargo nor nvcc nor a network
+  gpu-check --emulated
+               the same with the emulator, on tiny shapes
   toolchain    fetch nvcc into .toolchain/, for builds with the feature `cuda`
 ";
 
@@ -65,6 +71,11 @@ fn main() -> ExitCode {
         ["abi", "--check"] => one("abi", abi::compare()),
         ["budget"] => one("budget", budget::compare()),
         ["budget", "--write"] => one("budget", budget::write()),
+        ["gpu-check"] => gpu_check(|report| gpu_check::run(report, gpu_check::Device::Cuda)),
+        ["gpu-check", "--emulated"] => gpu_check(|report| gpu_check::run(report, gpu_check::Device::Emulated)),
+        ["gpu-check", "--pack", folder] => gpu_check(|report| {
+            gpu_check::pack(report, gpu_check::Device::Cuda, &absolute(folder));
+        }),
         ["toolchain"] => one("toolchain", toolchain::fetch()),
         _ => {
             eprint!("{USAGE}");
@@ -136,6 +147,12 @@ fn soak() -> Report {
         environment.apply(&mut command);
         cargo::finish(&mut command)
     });
+    report
+}
+
+fn gpu_check(body: impl FnOnce(&mut Report)) -> Report {
+    let mut report = Report::default();
+    body(&mut report);
     report
 }
 
