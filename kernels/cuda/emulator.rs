@@ -25,6 +25,18 @@ unsafe extern "C" {
     fn emu_kernel_signature(kernel: *const c_char) -> *const c_char;
 }
 
+#[cfg(test)]
+unsafe extern "C" {
+    fn emu_sanitizer() -> *const c_char;
+}
+
+/// The sanitizer that the kernels are instrumented for: "address", "thread", or "".
+#[cfg(test)]
+pub(crate) fn sanitizer() -> &'static str {
+    // SAFETY: the function returns a string literal.
+    unsafe { CStr::from_ptr(emu_sanitizer()) }.to_str().unwrap()
+}
+
 /// What memory on a device is aligned to.
 const ALIGN: usize = 256;
 /// Most bytes of a kernel's arguments.

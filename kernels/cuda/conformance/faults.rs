@@ -10,21 +10,12 @@
 //! and the same with `thread` and libtsan.so.
 
 use super::{bytes, words};
+use crate::emulator::sanitizer;
 use crate::{Arg, Gpu, GpuError, Launch};
 use aieng_kernels::testing::Rng;
-use std::ffi::CStr;
 use std::process::{Command, Output};
 
 const THREADS: usize = 128;
-
-unsafe extern "C" {
-    fn emu_sanitizer() -> *const std::ffi::c_char;
-}
-
-fn sanitizer() -> &'static str {
-    // SAFETY: the function returns a string literal.
-    unsafe { CStr::from_ptr(emu_sanitizer()) }.to_str().unwrap()
-}
 
 /// Runs a kernel on words, with four of input, output and shared memory for a thread, or with exactly one.
 fn run(kernel: &'static str, seed: u64, each: usize) -> Result<Vec<u32>, GpuError> {
