@@ -25,6 +25,14 @@ pub fn gpus() -> Vec<Gpu> {
     gpus
 }
 
+/// Whether ThreadSanitizer slows kernels down a hundred times: then small shapes must do.
+pub fn slowed() -> bool {
+    #[cfg(feature = "emulate")]
+    return crate::emulator::sanitizer() == "thread";
+    #[cfg(not(feature = "emulate"))]
+    false
+}
+
 /// Fills what a kernel must not touch: a NaN in every format.
 const GUARD: u8 = 0xfe;
 /// Bytes of guard before and behind a matrix.
