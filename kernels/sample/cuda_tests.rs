@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{Matrix, gpus};
+use crate::testing::{Matrix, gpus, slowed};
 use aieng_kernels::Device;
 use aieng_kernels::sample::{DrawScratch, Penalties, Seen, draw};
 use aieng_kernels::testing::Rng;
@@ -151,13 +151,18 @@ fn a_draw_is_the_hosts() {
     let mut rng = Rng::new(11);
     for vocab in [1, 5, 1000] {
         let logits = rows(&mut rng, vocab);
-        compare(&mut rng, &logits, 12, 64);
+        compare(&mut rng, &logits, if slowed() { 1 } else { 12 }, 64);
     }
 }
 
 /// Rows that do not fit the list of candidates, with filters that keep more than fits there.
 #[test]
 fn a_draw_from_a_large_vocabulary_is_the_hosts() {
+    if slowed() {
+        return eprintln!(
+            "SKIPPED: a_draw_from_a_large_vocabulary_is_the_hosts: it takes too long under ThreadSanitizer"
+        );
+    }
     let mut rng = Rng::new(12);
     let mut logits = rows(&mut rng, 151_936);
     logits.truncate(3);
