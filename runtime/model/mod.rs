@@ -16,7 +16,7 @@ mod weights;
 pub use arch::spec as read_spec;
 pub use profile::{Op, Spent, Work};
 pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
-pub use weights::{LayerWeights, Layout, Role, Weights};
+pub use weights::{FileMatrix, LayerWeights, Layout, Role, Weights};
 
 use crate::batch::Batch;
 use crate::engine::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};

@@ -37,6 +37,20 @@ pub enum Role {
     Down,
 }
 
+/// A matrix as the file has it.
+pub struct FileMatrix<'a> {
+    /// What it is for.
+    pub role: Role,
+    /// Input features.
+    pub cols: usize,
+    /// Its rows, from top to bottom.
+    pub sources: &'a [Source],
+    /// One value for each row, or none at all.
+    pub bias: Vec<f32>,
+    /// Is told which bytes of source `i` are not needed any more.
+    pub copied: &'a mut dyn FnMut(usize, Range<usize>),
+}
+
 /// Some kind of memory, and how weights are laid out there.
 pub trait Layout {
     /// A matrix with an optional bias.
@@ -44,18 +58,10 @@ pub trait Layout {
     /// A vector of f32.
     type Vector: fmt::Debug;
 
-    /// The matrix of `sources` from top to bottom, with a bias unless it is empty. `copied(i, range)` is told which bytes of
-    /// source `i` are not needed any more.
+    /// The matrix, laid out.
     ///
-    /// Errors: [`Error::OutOfMemory`].
-    fn matrix(
-        &self,
-        role: Role,
-        cols: usize,
-        sources: &[Source],
-        bias: Vec<f32>,
-        copied: &mut dyn FnMut(usize, Range<usize>),
-    ) -> Result<Self::Matrix>;
+    /// Errors: [`Error::OutOfMemory`]; [`Error::Unsupported`] for a shape that the device does not take.
+    fn matrix(&self, of: FileMatrix) -> Result<Self::Matrix>;
 
     /// The vector of these values.
     ///
@@ -73,17 +79,10 @@ impl Layout for OnHost<'_> {
     type Matrix = Weight;
     type Vector = Vec<f32>;
 
-    fn matrix(
-        &self,
-        role: Role,
-        cols: usize,
-        sources: &[Source],
-        bias: Vec<f32>,
-        copied: &mut dyn FnMut(usize, Range<usize>),
-    ) -> Result<Weight> {
-        let weight = Weight::new(self.device, cols, sources, bias, &self.arena, copied)
+    fn matrix(&self, of: FileMatrix) -> Result<Weight> {
+        let weight = Weight::new(self.device, of.cols, of.sources, of.bias, &self.arena, of.copied)
             .map_err(|e| Error::OutOfMemory(format!("no memory for {} bytes", e.bytes)))?;
-        Ok(weight.with_precision(match role {
+        Ok(weight.with_precision(match of.role {
             Role::Vocabulary => HEAD,
             Role::Attention => ATTENTION,
             Role::GateUp | Role::Down => FEED_FORWARD,
@@ -265,8 +264,10 @@ impl<L: Layout> Loader<'_, L> {
                 self.file.release_range(tensor, range);
             }
         };
-        self.layout.matrix(role, cols, &sources, bias, &mut copied).map_err(|error| match error {
+        let of = FileMatrix { role, cols, sources: &sources, bias, copied: &mut copied };
+        self.layout.matrix(of).map_err(|error| match error {
             Error::OutOfMemory(what) => Error::OutOfMemory(format!("tensor {}: {what}", names[0])),
+            Error::Unsupported(what) => Error::Unsupported(format!("tensor {}: {what}", names[0])),
             other => other,
         })
     }

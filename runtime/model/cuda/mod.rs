@@ -11,7 +11,7 @@ mod staging;
 
 use super::host::kv_shapes;
 use super::spec::{LayerSpec, ModelSpec};
-use super::weights::{Layout, Role, Weights};
+use super::weights::{FileMatrix, Layout, Role, Weights};
 use super::{Limits, Progress, kv_blocks};
 use crate::batch::Batch;
 use crate::engine::EngineConfig;
@@ -20,9 +20,10 @@ use crate::{Error, Result, memory};
 use aieng_cuda::attention::Workspace;
 use aieng_cuda::kv_write::{GpuKvCache, copy_blocks};
 use aieng_cuda::linear::GpuWeight;
-use aieng_cuda::{Element, Gpu, GpuBuffer, GpuError, GpuTensor, Graph, PinnedBuffer, attention, rope, sample};
+use aieng_cuda::{
+    Element, Gpu, GpuBuffer, GpuError, GpuTensor, Graph, PinnedBuffer, attention, rms_norm, rope, sample,
+};
 use aieng_kernels::cpu::Pool;
-use aieng_kernels::linear::Source;
 use aieng_kernels::sample::{Drawn, Draws};
 use aieng_kernels::{Cpu, Device, Isa, KvCache, KvDType};
 use staging::Staging;
@@ -57,14 +58,8 @@ impl Layout for Gpu {
     type Matrix = GpuWeight;
     type Vector = GpuVector;
 
-    fn matrix(
-        &self,
-        role: Role,
-        cols: usize,
-        sources: &[Source],
-        bias: Vec<f32>,
-        copied: &mut dyn FnMut(usize, Range<usize>),
-    ) -> Result<GpuWeight> {
+    fn matrix(&self, of: FileMatrix) -> Result<GpuWeight> {
+        let FileMatrix { role, cols, sources, bias, copied } = of;
         if !cols.is_multiple_of(32) {
             return Err(Error::Unsupported(format!("a matrix of {cols} columns, no multiple of 32, on a CUDA device")));
         }
@@ -82,12 +77,8 @@ impl Layout for Gpu {
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<GpuVector> {
-        Ok(GpuVector(self.from_bytes(&bytes_of(&values))?))
+        Ok(GpuVector(self.from_bytes(bytemuck::cast_slice(&values))?))
     }
-}
-
-fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
 /// A model in a device's memory.
@@ -166,6 +157,21 @@ impl Buffers {
     }
 }
 
+/// What the kernels do not take, though the host's do.
+fn check(spec: &ModelSpec) -> Result<()> {
+    let refuse = |what: String| Err(Error::Unsupported(format!("on a CUDA device: {what}")));
+    if spec.hidden > rms_norm::MAX_COLS {
+        return refuse(format!("rows of {}, above {}", spec.hidden, rms_norm::MAX_COLS));
+    }
+    if let Some(rope) = spec.ropes.iter().find(|rope| !rope.dims.is_multiple_of(4)) {
+        return refuse(format!("{} elements of a head that turn, no multiple of 4", rope.dims));
+    }
+    if let Some(dim) = spec.layers.iter().map(|l| l.attn.head_dim).find(|dim| *dim > attention::MAX_HEAD_DIM) {
+        return refuse(format!("heads of {dim} elements, above {}", attention::MAX_HEAD_DIM));
+    }
+    Ok(())
+}
+
 /// The size that a batch of `sequences` sequences is padded to, if there is one.
 fn bucket(sequences: usize) -> Option<usize> {
     let size = sequences.next_power_of_two();
@@ -186,11 +192,7 @@ impl OnGpu {
         if dtype == KvDType::F32 {
             return Err(Error::Unsupported("a KV cache of f32 on a CUDA device".into()));
         }
-        let most = |l: &LayerSpec| l.attn.head_dim > attention::MAX_HEAD_DIM;
-        if let Some(layer) = spec.layers.iter().find(|l| most(l)) {
-            let (dim, most) = (layer.attn.head_dim, attention::MAX_HEAD_DIM);
-            return Err(Error::Unsupported(format!("heads of {dim} elements on a CUDA device, above {most}")));
-        }
+        check(spec)?;
         let weights = Weights::load_as(&gpu, file, spec, progress)?;
         let shapes = kv_shapes(spec);
         let blocks = kv_blocks(config, limits.context, KvCache::bytes_of_block(dtype, &shapes))?;
@@ -205,7 +207,7 @@ impl OnGpu {
         for frequencies in &weights.ropes {
             let table = rope::table(frequencies, limits.context);
             let table = table.ok_or_else(|| Error::OutOfMemory("rotary tables: no memory".into()))?;
-            tables.push(gpu.from_bytes(&bytes_of(&table))?);
+            tables.push(gpu.from_bytes(bytemuck::cast_slice(&table))?);
         }
         let workspace = Workspace::new(&gpu, Workspace::BYTES)?;
         let buffers = Buffers::new(&gpu, spec, &weights, limits)?;
