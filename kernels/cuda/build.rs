@@ -21,10 +21,10 @@ fn main() {
     let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
     watch(&here);
     if cuda {
-        embed_fatbins(&here);
+        embed_fatbins(&here, nvcc::sources(&here, has_feature("PROOFS")));
     }
     #[cfg(feature = "emulate")]
-    emulator::compile(&here, &nvcc::sources(&here));
+    emulator::compile(&here, &nvcc::sources(&here, true));
 }
 
 fn has_feature(name: &str) -> bool {
@@ -42,11 +42,11 @@ fn watch(here: &Path) {
 }
 
 /// Writes a Rust file with the fatbins as bytes.
-fn embed_fatbins(here: &Path) {
+fn embed_fatbins(here: &Path, sources: Vec<PathBuf>) {
     println!("cargo::rerun-if-changed=nvcc.rs");
     println!("cargo::rerun-if-env-changed=AIENG_NVCC");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap());
-    let compiled = nvcc::compile(here, &out, &[]).unwrap_or_else(|why| panic!("the feature `cuda`: {why}"));
+    let compiled = nvcc::compile(here, sources, &out, &[]).unwrap_or_else(|why| panic!("the feature `cuda`: {why}"));
     let entries = compiled.iter().map(|c| format!("    ({:?}, include_bytes!({:?})),\n", c.name, c.fatbin));
     let list = format!("&[\n{}]", entries.collect::<String>());
     std::fs::write(out.join("fatbins.rs"), list).expect("OUT_DIR can be written");

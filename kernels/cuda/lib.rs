@@ -1,7 +1,7 @@
 //! The operations on NVIDIA GPUs.
 //!
 //! An operation's folder has its `.cu`, which holds device code alone, and its `cuda.rs`, which checks shapes and launches;
-//! the latter are modules of this crate, a crate of its own because those of the CPU take a minute to compile. One launcher
+//! the latter are modules of this crate, a crate of its own because those of the CPU take minutes to compile. One launcher
 //! ([`Gpu::launch`]: a name, a grid, a block, shared bytes, parameters) serves two drivers: cudarc (feature `cuda`), which
 //! loads the system's driver when it is asked for, and an emulator that runs the same sources on the CPU (feature
 //! `emulate`). With neither, [`Gpu::open`] says so.
@@ -14,7 +14,7 @@
 pub mod act_mul;
 #[path = "../attention/cuda.rs"]
 pub mod attention;
-#[cfg(all(test, gpu))]
+#[cfg(all(test, gpu, feature = "proofs"))]
 mod conformance;
 mod driver;
 #[path = "../embed/cuda.rs"]

@@ -32,13 +32,13 @@ pub struct Compiled {
     pub output: String,
 }
 
-/// Compiles every source to `out`, on all cores; `more` are further flags.
+/// Compiles sources to `out`, on all cores; `more` are further flags.
 ///
 /// Errors: there is no nvcc, or it does not take a source: what it said.
-pub fn compile(here: &Path, out: &Path, more: &[&str]) -> Result<Vec<Compiled>, String> {
+pub fn compile(here: &Path, sources: Vec<PathBuf>, out: &Path, more: &[&str]) -> Result<Vec<Compiled>, String> {
     let nvcc = find(here);
     // Long ones first, so that none is left alone at the end.
-    let mut waiting = sources(here);
+    let mut waiting = sources;
     waiting.sort_by_key(|source| size(source));
     let (waiting, done) = (Mutex::new(waiting), Mutex::new(Vec::new()));
     let work = || {
@@ -89,10 +89,10 @@ fn find(here: &Path) -> PathBuf {
     }
 }
 
-/// All `kernels/*/*.cu` and those of this folder's own subfolders.
-pub fn sources(here: &Path) -> Vec<PathBuf> {
+/// All `kernels/*/*.cu`; those of this folder's own subfolders, which are proofs, only with these.
+pub fn sources(here: &Path, proofs: bool) -> Vec<PathBuf> {
     let mut sources = folders(here).iter().flat_map(|folder| files(folder)).collect::<Vec<_>>();
-    sources.retain(|file| file.extension().is_some_and(|e| e == "cu"));
+    sources.retain(|file| file.extension().is_some_and(|e| e == "cu") && (proofs || !file.starts_with(here)));
     sources.sort();
     sources
 }

@@ -84,7 +84,8 @@ fn measure() -> Result<Budget, Outcome> {
     }
     let out = root().join("target/tmp/budget");
     std::fs::create_dir_all(&out).map_err(|error| Outcome::Failed(format!("{}: {error}", out.display())))?;
-    let compiled = nvcc::compile(&root().join("kernels/cuda"), &out, &["-Xptxas=-v"]).map_err(Outcome::Failed)?;
+    let here = root().join("kernels/cuda");
+    let compiled = nvcc::compile(&here, nvcc::sources(&here, true), &out, &["-Xptxas=-v"]).map_err(Outcome::Failed)?;
     // A source that is for the emulator alone has no kernels here.
     let all: Budget = compiled.iter().flat_map(|source| parse_ptxas(&source.output)).collect();
     if all.is_empty() { Err(Outcome::Failed("ptxas names no kernel".into())) } else { Ok(all) }

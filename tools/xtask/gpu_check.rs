@@ -71,9 +71,9 @@ fn try_pack(device: Device, folder: &Path) -> Result<u64, Outcome> {
     }
     let failed = |why: String| Outcome::Failed(why);
     let feature = device.feature();
-    let kernels =
-        ["test", "--release", "--no-run", "-p", "aieng-cuda", "--lib", "--bench", "cuda", "--features", feature];
-    let said = build(&kernels)?;
+    let features = format!("{feature},proofs");
+    let kernels = ["test", "--release", "--no-run", "-p", "aieng-cuda", "--lib", "--bench", "cuda", "--features"];
+    let said = build(&[&kernels[..], &[&features]].concat())?;
     let tests = executable(&said, "lib.rs").ok_or_else(|| failed("Cargo names no test binary".into()))?;
     let bench = executable(&said, "cuda.rs").ok_or_else(|| failed("Cargo names no benchmark".into()))?;
     build(&["build", "--release", "-p", "aieng-cli", "--features", feature])?;
