@@ -33,6 +33,15 @@ pub fn slowed() -> bool {
     false
 }
 
+/// Whether a test is left out under ThreadSanitizer, which is then said: one that takes many launches, and of whose kernels
+/// others show small shapes.
+pub fn left_out(test: &str) -> bool {
+    if slowed() {
+        eprintln!("SKIPPED: {test}: it takes too long under ThreadSanitizer");
+    }
+    slowed()
+}
+
 /// Fills what a kernel must not touch: a NaN in every format.
 const GUARD: u8 = 0xfe;
 /// Bytes of guard before and behind a matrix.
