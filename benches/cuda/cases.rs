@@ -3,17 +3,16 @@
 use crate::{Bench, Work};
 use aieng_cuda::attention::{GpuSequences, Workspace, attention};
 use aieng_cuda::kv_write::GpuKvCache;
-use aieng_cuda::linear::{GpuWeight, linear};
+use aieng_cuda::linear::{GpuWeight, Int4Rows, gate_up, linear};
 use aieng_cuda::rope::{RopeKvParams, rope_kv_write};
 use aieng_cuda::{Element, GpuBuffer, GpuError, GpuTensor};
+use aieng_kernels::act_mul::Activation;
 use aieng_kernels::attention::AttentionParams;
 use aieng_kernels::kv_write::KvShape;
-use aieng_kernels::linear::Source;
 use aieng_kernels::rope::Style;
 use aieng_kernels::testing::{Rng, random_source};
-use aieng_kernels::{Bytes, DType, KvDType};
-use half::bf16;
-use std::sync::Arc;
+use aieng_kernels::{DType, KvDType};
+use half::{bf16, f16};
 
 const HEADS: usize = 32;
 const KV: KvShape = KvShape { heads: 8, head_dim: 128 };
@@ -27,10 +26,12 @@ pub fn run(bench: &mut Bench) -> Result<(), GpuError> {
     let shapes: &[(usize, usize)] =
         if bench.tiny { &[(256, 512)] } else { &[(4096, 4096), (14336, 4096), (4096, 14336), (128_256, 4096)] };
     let batches: &[usize] = if bench.tiny { &[1, 9, 65] } else { &[1, 2, 4, 8, 64, 512, 4096] };
-    for dtype in [DType::Q4_0, DType::Q4_K, DType::BF16] {
+    for format in [Format::File(DType::Q4_0), Format::File(DType::Q4_K), Format::Int4, Format::File(DType::BF16)] {
         for &(outputs, cols) in shapes {
-            products(bench, dtype, outputs, cols, batches)?;
+            products(bench, "linear", format, outputs, cols, batches)?;
         }
+        let (width, cols) = if bench.tiny { (128, 512) } else { (14336, 4096) };
+        products(bench, "gate_up", format, width, cols, batches)?;
     }
     let decode: &[(usize, usize)] = if bench.tiny { &[(2, 48)] } else { &[(1, 32768), (64, 4096), (256, 1024)] };
     for &(sequences, context) in decode {
@@ -95,39 +96,82 @@ fn gate(bench: &mut Bench, rows: usize) -> Result<(), GpuError> {
         let (x, out) = &operands[i % operands.len()];
         let x = GpuTensor::new(x, Element::BF16, rows, 2 * cols);
         let out = GpuTensor::new(out, Element::BF16, rows, cols);
-        aieng_cuda::act_mul::act_mul(&gpu, x, aieng_kernels::act_mul::Activation::Silu, out)
+        aieng_cuda::act_mul::act_mul(&gpu, x, Activation::Silu, out)
     })
 }
 
-/// Weights whose rows repeat: a matrix of random ones would take longer to make than to measure.
-fn source(dtype: DType, outputs: usize, cols: usize) -> Source {
-    let few = random_source(&mut Rng::new(1), dtype, 64, cols);
-    let bytes = few.bytes.as_slice().repeat(outputs.div_ceil(64));
-    let len = outputs * dtype.row_bytes(cols);
-    Source { dtype, rows: outputs, bytes: Bytes::Shared(Arc::new(bytes), 0..len) }
+/// Formats of weights.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    /// A file's.
+    File(DType),
+    /// 4 bits, with a scale and a zero for each 128 columns.
+    Int4,
 }
 
-fn products(bench: &mut Bench, dtype: DType, outputs: usize, cols: usize, batches: &[usize]) -> Result<(), GpuError> {
-    let shape = format!("{outputs}x{cols}");
-    let name = format!("linear {}", dtype.name());
+/// Rows that a matrix is made of: one of random rows would take longer to make than to measure.
+const PATTERN: usize = 64;
+const GROUP: usize = 128;
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Format::File(dtype) => dtype.name(),
+            Format::Int4 => "int4 group 128",
+        }
+    }
+
+    /// As many copies of a weight as the L2 does not hold.
+    fn weights(self, bench: &Bench, outputs: usize, cols: usize, gated: bool) -> Result<Vec<GpuWeight>, GpuError> {
+        let fill = |make: &dyn Fn() -> Result<GpuWeight, GpuError>| {
+            let mut weights = vec![make()?];
+            while weights.len() < bench.copies(weights[0].bytes()) {
+                weights.push(make()?);
+            }
+            Ok(weights)
+        };
+        let mut rng = Rng::new(1);
+        let Format::File(dtype) = self else {
+            let codes: Vec<u8> = (0..PATTERN * cols / 2).map(|_| rng.next() as u8).collect();
+            let groups = PATTERN * cols / GROUP;
+            let (scales, zeros) = (vec![f16::from_f32(0.01); groups], vec![8; groups]);
+            let rows = Int4Rows { group: GROUP, rows: PATTERN, codes: &codes, scales: &scales, zeros: &zeros };
+            return fill(&|| GpuWeight::int4_repeating(&bench.gpu, cols, &rows, outputs, gated));
+        };
+        let pattern = random_source(&mut rng, dtype, PATTERN, cols);
+        fill(&|| GpuWeight::repeating(&bench.gpu, cols, &pattern, outputs, gated))
+    }
+}
+
+/// `linear`, or `gate_up` of as many outputs, whose weight has twice the rows.
+fn products(
+    bench: &mut Bench,
+    operation: &str,
+    format: Format,
+    outputs: usize,
+    cols: usize,
+    batches: &[usize],
+) -> Result<(), GpuError> {
+    let (gated, shape) = (operation == "gate_up", format!("{outputs}x{cols}"));
+    let name = format!("{operation} {}", format.name());
     let batches: Vec<usize> =
         batches.iter().copied().filter(|rows| bench.wants(&[&name, &shape, &rows.to_string()])).collect();
     if batches.is_empty() {
         return Ok(());
     }
-    let source = source(dtype, outputs, cols);
-    let weight_bytes = source.bytes.as_slice().len();
-    let weights =
-        copies(bench, weight_bytes, || GpuWeight::new(&bench.gpu, cols, std::slice::from_ref(&source), None))?;
+    let weights = format.weights(bench, outputs, cols, gated)?;
+    let (weight_bytes, weight_rows) = (weights[0].bytes(), if gated { 2 * outputs } else { outputs });
     let gpu = bench.gpu.clone();
     for rows in batches {
         let x = some(bench, Element::BF16, rows, cols)?;
         let y = bench.gpu.alloc(2 * rows * outputs)?;
-        let work = Work { bytes: weight_bytes + 2 * rows * (cols + outputs), operations: 2 * rows * cols * outputs };
+        let operations = 2 * rows * cols * weight_rows;
+        let work = Work { bytes: weight_bytes + 2 * rows * (cols + outputs), operations };
         bench.row([&name, &shape, &rows.to_string()], work, &mut |i| {
             let x = GpuTensor::new(&x, Element::BF16, rows, cols);
             let y = GpuTensor::new(&y, Element::BF16, rows, outputs);
-            linear(&gpu, x, &weights[i % weights.len()], y)
+            let w = &weights[i % weights.len()];
+            if gated { gate_up(&gpu, x, w, Activation::Silu, y) } else { linear(&gpu, x, w, y) }
         })?;
     }
     Ok(())

@@ -1,9 +1,10 @@
 use super::*;
 use crate::testing::{Matrix, assert_close, gpus, left_out, rounded, slowed};
 use aieng_kernels::linear::cases::{CASES, columns};
-use aieng_kernels::linear::{Scratch, Weight};
+use aieng_kernels::linear::{Scratch, Source, Weight};
 use aieng_kernels::testing::{Rng, random_source};
-use aieng_kernels::{Arena, Bytes, Device, Tensor, TensorMut};
+use aieng_kernels::{Arena, Bytes, DType, Device, Tensor, TensorMut};
+use half::{bf16, f16};
 
 /// Shapes besides those of the CPU: several segments of K, blocks of 128 both ways and what is left of them.
 const MORE: [(usize, usize, usize); 3] = [(9, 40, 2560), (33, 272, 640), (131, 136, 576)];
@@ -204,6 +205,30 @@ fn groups_have_scales_and_zeros() {
             let twice: Vec<f32> = want.chunks(outputs).flat_map(|row| [row, row].concat()).collect();
             assert_close(&out.read(), &activated(&twice, outputs, Activation::Silu), outputs, 0.005, gpu.name());
         }
+    }
+}
+
+/// The pattern's products come again and again, also where the last repetition is cut short.
+#[test]
+fn a_pattern_repeats() {
+    let mut rng = Rng::new(17);
+    let (cols, outputs) = (256, 70);
+    let x = rounded(&rng.floats(3 * cols));
+    let pattern = random_source(&mut rng, DType::Q4_0, 32, cols);
+    for gpu in gpus() {
+        let once = GpuWeight::new(&gpu, cols, std::slice::from_ref(&pattern), None).unwrap();
+        let once = run(&gpu, Path::Few1, &x, &once).read();
+        let w = GpuWeight::repeating(&gpu, cols, &pattern, outputs, false).unwrap();
+        let want: Vec<f32> = once.chunks(32).flat_map(|row| (0..outputs).map(|i| row[i % 32])).collect();
+        assert_eq!(run(&gpu, Path::Few1, &x, &w).read(), want);
+        // Of tiles of gate and up the last is cut short, too: 35 outputs in five of eight.
+        let gated = GpuWeight::repeating(&gpu, cols, &pattern, 35, true).unwrap();
+        let (xs, out) =
+            (Matrix::from(&gpu, Element::BF16, 3, cols, &x), Matrix::poisoned(&gpu, Element::BF16, 3, 35, 0));
+        gate_up(&gpu, xs.view(), &gated, Activation::Silu, out.view()).unwrap();
+        let at = |row: &[f32], i: usize, up: usize| row[(i / 8 * 16 + 8 * up + i % 8) % 32];
+        let both = once.chunks(32).flat_map(|row| (0..70).map(move |i| at(row, i % 35, i / 35))).collect::<Vec<_>>();
+        assert_close(&out.read(), &activated(&both, 35, Activation::Silu), 35, 0.005, gpu.name());
     }
 }
 
