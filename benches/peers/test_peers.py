@@ -166,8 +166,19 @@ class Gpu(unittest.TestCase):
         lines = gpu.table(aieng, {**peers, "skipped": {"attentions": "no"}})
         self.assertIn("| linear Q4_0 | 4096x4096 | 1 | 0.5000 | 61.5% memory | int4pack_mm | 1.0000 | 2.00 |", lines)
         self.assertIn("| act_mul | 4096x4096 | 1 | 0.1000 | 61.5% memory | - | - | - |", lines)
-        self.assertEqual(lines[-2], "torch.compile int4, llama-3-8b, 1024, 64 sequences: 4000 tok/s")
+        self.assertEqual(lines[-2], "peer: torch.compile int4, llama-3-8b, 1024, 64 sequences: 4000 tok/s")
         self.assertEqual(lines[-1], "SKIPPED: attentions: no")
+
+    def test_whole_models_are_rows_too(self):
+        sizes = {"n_prompt": 0, "n_gen": 64, "n_depth": 1024, "n_sequences": 64}
+        test = {"model_type": "llama-3-8b 8.03 B int4", "avg_ts": 8000.0, **sizes}
+        rows = list(gpu.whole_models("model-int4.json", [test, {**test, "n_prompt": 9}]))
+        self.assertEqual([row["ms"] for row in rows], [8.0])
+        compiled = {"operation": "torch.compile int4", "shape": "llama-3-8b, 1024", "rows": "64", "ms": 16.0}
+        lines = gpu.table({"rows": rows}, {"rows": [compiled], "skipped": {}})
+        want = "| model int4 | llama-3-8b, 1024 | 64 | 8.0000 | - | torch.compile int4 | 16.0000 | 2.00 |"
+        self.assertIn(want, lines)
+        self.assertIn("aieng: model int4, llama-3-8b, 1024, 64 sequences: 8000 tok/s", lines)
 
     def test_without_torch_it_says_so(self):
         with mock.patch.dict(sys.modules, {"torch": None}):
@@ -176,10 +187,10 @@ class Gpu(unittest.TestCase):
 
     def test_rows_have_the_benchmarks_names(self):
         cases = (engines.ROOT / "benches/cuda/cases.rs").read_text()
-        for shape in gpu.SHAPES:
+        for shape in gpu.REAL.shapes:
             for side in shape:
                 self.assertIn(str(side), cases.replace("_", ""))
-        for operation in gpu.PEER_OF:
+        for operation in (name for name in gpu.PEER_OF if not name.startswith("model")):
             self.assertIn(operation.partition(" ")[0].strip(","), cases)
 
 

@@ -3,17 +3,15 @@
 use super::forward;
 use super::profile::Recorder;
 use super::spec::ModelSpec;
-use super::weights::Weights;
+use super::weights::{Origin, Weights};
 use super::{Limits, Progress, kv_blocks, open_device};
 use crate::batch::Batch;
 use crate::engine::EngineConfig;
-use crate::load::Gguf;
 use crate::{Error, Result, memory};
 use aieng_kernels::kv_write::KvShape;
 use aieng_kernels::sample::{DrawScratch, Drawn, Draws, draw_all};
 use aieng_kernels::{BLOCK_TOKENS, Device, Isa, KvCache, KvDType};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Weights, cache and activations in the host's memory.
 #[derive(Debug)]
@@ -27,14 +25,14 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn load(
-        file: &Arc<Gguf>,
+        origin: Origin,
         spec: &ModelSpec,
         config: &EngineConfig,
         limits: Limits,
         progress: Progress,
     ) -> Result<Host> {
         let device = open_device(config)?;
-        let weights = Weights::load(file, spec, &device, progress)?;
+        let weights = Weights::load(origin, spec, &device, progress)?;
         let shapes = kv_shapes(spec);
         let dtype = config.kv_dtype.unwrap_or(default_kv_dtype(&device));
         let blocks = kv_blocks(config, limits.context, KvCache::bytes_of_block(dtype, &shapes))?;

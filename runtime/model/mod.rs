@@ -5,6 +5,7 @@ mod cuda;
 mod forward;
 mod host;
 mod profile;
+mod random;
 mod spec;
 pub mod synthetic;
 #[cfg(test)]
@@ -15,8 +16,9 @@ mod weights;
 
 pub use arch::spec as read_spec;
 pub use profile::{Op, Spent, Work};
+pub use random::{Quant, RandomMatrix};
 pub use spec::{AttnSpec, LayerSpec, MlpSpec, ModelSpec, RopeSpec};
-pub use weights::{FileMatrix, LayerWeights, Layout, Role, Weights};
+pub use weights::{FileMatrix, LayerWeights, Layout, Origin, Role, Weights};
 
 use crate::batch::Batch;
 use crate::engine::{DeviceConfig, EngineConfig, MAX_KV_TOKENS};
@@ -30,6 +32,7 @@ use cuda::OnGpu;
 use host::Host;
 use std::path::Path;
 use std::sync::Arc;
+use synthetic::Shape;
 
 /// Longest context that is taken when the caller asks for none.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -82,17 +85,31 @@ impl Model {
 
     /// As [`Model::load`], from a file that is open already.
     pub fn from_file(file: Gguf, config: &EngineConfig, progress: Progress) -> Result<Model> {
-        let gpu = match config.device {
-            DeviceConfig::Cuda(ordinal) => Some(Gpu::open(ordinal)?),
-            DeviceConfig::Reference | DeviceConfig::Cpu(_) => None,
-        };
-        Model::from_file_to(gpu, file, config, progress)
+        Model::from_file_to(open_gpu(config)?, file, config, progress)
+    }
+
+    /// A model of this shape with random weights, which are made where they are to be: for measuring speed.
+    ///
+    /// Errors: as [`Model::load`].
+    pub fn random(shape: &Shape, quant: Quant, config: &EngineConfig, progress: Progress) -> Result<Model> {
+        let file = Arc::new(Gguf::from_bytes(Path::new(shape.name), &shape.metadata().bytes())?);
+        Model::with_origin(open_gpu(config)?, file, Origin::Random(shape, quant), config, progress)
     }
 
     /// As [`Model::from_file`], to a GPU that is open, or to the host.
     fn from_file_to(gpu: Option<Gpu>, file: Gguf, config: &EngineConfig, progress: Progress) -> Result<Model> {
-        config.validate()?;
         let file = Arc::new(file);
+        Model::with_origin(gpu, Arc::clone(&file), Origin::File(&file), config, progress)
+    }
+
+    fn with_origin(
+        gpu: Option<Gpu>,
+        file: Arc<Gguf>,
+        origin: Origin,
+        config: &EngineConfig,
+        progress: Progress,
+    ) -> Result<Model> {
+        config.validate()?;
         let spec = read_spec(file.metadata())?;
         let context = if config.context == 0 { spec.context.min(DEFAULT_CONTEXT) } else { config.context };
         if context > spec.context {
@@ -103,8 +120,8 @@ impl Model {
         // Before the weights, which tell the system that their pages are not needed again.
         let fingerprint = file.fingerprint();
         let place = match gpu {
-            Some(gpu) => Place::Cuda(Box::new(OnGpu::load(gpu, &file, &spec, config, limits, progress)?)),
-            None => Place::Host(Box::new(Host::load(&file, &spec, config, limits, progress)?)),
+            Some(gpu) => Place::Cuda(Box::new(OnGpu::load(gpu, origin, &spec, config, limits, progress)?)),
+            None => Place::Host(Box::new(Host::load(origin, &spec, config, limits, progress)?)),
         };
         Ok(Model::new(place, spec, file, fingerprint, limits))
     }
@@ -258,6 +275,14 @@ impl Place {
             Place::Host(host) => host.kv_blocks(),
             Place::Cuda(gpu) => gpu.kv_blocks(),
         }
+    }
+}
+
+/// The GPU that `config` asks for, if it does.
+fn open_gpu(config: &EngineConfig) -> Result<Option<Gpu>> {
+    match config.device {
+        DeviceConfig::Cuda(ordinal) => Ok(Some(Gpu::open(ordinal)?)),
+        DeviceConfig::Reference | DeviceConfig::Cpu(_) => Ok(None),
     }
 }
 

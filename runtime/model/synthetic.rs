@@ -9,7 +9,7 @@ use crate::tokenizer::BYTE_CHARS;
 use aieng_kernels::DType;
 use std::io::{self, Write};
 
-/// A llama whose embedding is its head, too.
+/// A llama.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     /// What commands call it.
@@ -19,16 +19,32 @@ pub struct Shape {
     heads: usize,
     kv_heads: usize,
     width: usize,
-    vocab: usize,
+    pub(super) vocab: usize,
     context: usize,
-    /// Format of a layer's matrices.
+    /// Whether the embedding is the head, too.
+    pub(super) tied: bool,
+    /// Format of a layer's matrices, and of an embedding that is not the head.
     matrices: DType,
-    /// Format of the embedding.
-    embedding: DType,
+    /// Format of the head.
+    head: DType,
 }
 
 /// All shapes.
-pub const SHAPES: [Shape; 2] = [
+pub const SHAPES: [Shape; 3] = [
+    // Llama 3 8B, quantised to Q4_0.
+    Shape {
+        name: "llama-3-8b",
+        layers: 32,
+        hidden: 4096,
+        heads: 32,
+        kv_heads: 8,
+        width: 14336,
+        vocab: 128_256,
+        context: 8192,
+        tied: false,
+        matrices: DType::Q4_0,
+        head: DType::Q6_K,
+    },
     // Llama 3.2 1B, quantised to Q4_0.
     Shape {
         name: "llama-1b",
@@ -39,8 +55,9 @@ pub const SHAPES: [Shape; 2] = [
         width: 8192,
         vocab: 128_256,
         context: 131_072,
+        tied: true,
         matrices: DType::Q4_0,
-        embedding: DType::Q6_K,
+        head: DType::Q6_K,
     },
     // The same in small, to try things out.
     Shape {
@@ -52,8 +69,9 @@ pub const SHAPES: [Shape; 2] = [
         width: 512,
         vocab: 1024,
         context: 4096,
+        tied: true,
         matrices: DType::Q4_0,
-        embedding: DType::Q6_K,
+        head: DType::Q6_K,
     },
 ];
 
@@ -62,11 +80,11 @@ const CHUNK: usize = 1 << 20;
 const ALIGNMENT: usize = 32;
 
 /// A tensor of the file: rows of columns; vectors have one row and are f32.
-struct Tensor {
-    name: String,
+pub(super) struct Tensor {
+    pub name: String,
     dtype: DType,
-    rows: usize,
-    cols: usize,
+    pub rows: usize,
+    pub cols: usize,
 }
 
 impl Tensor {
@@ -105,7 +123,7 @@ impl Shape {
             let rows = (CHUNK / row_bytes).max(1);
             for first in (0..tensor.rows).step_by(rows) {
                 let mut bytes = vec![0; rows.min(tensor.rows - first) * row_bytes];
-                random.weights(tensor, self.hidden, &mut bytes);
+                random.weights(tensor.dtype, self.hidden, &mut bytes);
                 out.write_all(&bytes)?;
                 written += bytes.len();
                 progress(written as f32 / total as f32);
@@ -115,14 +133,16 @@ impl Shape {
         out.flush()
     }
 
-    fn tensors(&self) -> Vec<Tensor> {
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
         let head_dim = self.hidden / self.heads;
         let vector = |name: String| Tensor { name, dtype: DType::F32, rows: 1, cols: self.hidden };
         let matrix = |name: String, rows, cols| Tensor { name, dtype: self.matrices, rows, cols };
-        let mut tensors = vec![
-            Tensor { name: "token_embd.weight".into(), dtype: self.embedding, rows: self.vocab, cols: self.hidden },
-            vector("output_norm.weight".into()),
-        ];
+        let of_vocabulary =
+            |name: &str, dtype| Tensor { name: name.into(), dtype, rows: self.vocab, cols: self.hidden };
+        let embedding = of_vocabulary("token_embd.weight", if self.tied { self.head } else { self.matrices });
+        let head = (!self.tied).then(|| of_vocabulary("output.weight", self.head));
+        let mut tensors = vec![embedding, vector("output_norm.weight".into())];
+        tensors.extend(head);
         for i in 0..self.layers {
             let name = |part: &str| format!("blk.{i}.{part}.weight");
             tensors.push(vector(name("attn_norm")));
@@ -138,7 +158,13 @@ impl Shape {
         tensors
     }
 
-    fn metadata(&self) -> GgufWriter {
+    /// Elements of all tensors.
+    pub fn parameters(&self) -> usize {
+        self.tensors().iter().map(|tensor| tensor.rows * tensor.cols).sum()
+    }
+
+    /// What a file says of the model before its tensors.
+    pub(super) fn metadata(&self) -> GgufWriter {
         let names = (BYTE_CHARS.len()..self.vocab).map(|id| format!("<|token {id}|>"));
         let tokens: Vec<String> = BYTE_CHARS.iter().map(char::to_string).chain(names).collect();
         GgufWriter::new()
@@ -165,8 +191,16 @@ impl Shape {
     }
 }
 
+/// How far the weights of a matrix of `hidden` columns are from zero, so that what passes through it stays about as large.
+pub(super) fn deviation(hidden: usize) -> f32 {
+    (hidden as f32).sqrt().recip()
+}
+
+/// Codes of 4 bits deviate by this much from their mean.
+pub(super) const CODES_4: f32 = 4.6;
+
 /// Steele, Lea and Flood's SplitMix64.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -176,18 +210,28 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Fills rows of `tensor`: random codes, and scales that keep what passes through a matrix of `hidden` columns about as
-    /// large as it was. Norms are near 1.
-    fn weights(&mut self, tensor: &Tensor, hidden: usize, bytes: &mut [u8]) {
+    /// Fills `bytes` with any.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
         for eight in bytes.chunks_mut(8) {
             eight.copy_from_slice(&self.next().to_le_bytes()[..eight.len()]);
         }
-        let deviation = (hidden as f32).sqrt().recip();
-        for block in bytes.chunks_exact_mut(tensor.dtype.block_bytes()) {
-            match tensor.dtype {
+    }
+
+    /// Fills rows of this format: random codes, and scales that give them the deviation of `hidden` columns. Norms, which are
+    /// f32, are near 1.
+    pub fn weights(&mut self, dtype: DType, hidden: usize, bytes: &mut [u8]) {
+        self.fill(bytes);
+        let deviation = deviation(hidden);
+        for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+            match dtype {
                 DType::F32 => block.copy_from_slice(&(0.75 + f32::from(block[0]) / 512.0).to_le_bytes()),
-                // Codes from -8 to 7 deviate by 4.6 from their mean.
-                DType::Q4_0 => block[..2].copy_from_slice(&half::f16::from_f32(deviation / 4.6).to_le_bytes()),
+                // Evenly from -1.73 to 1.73 deviations.
+                DType::BF16 => {
+                    let unit = f32::from(u16::from_le_bytes([block[0], block[1]])) / 32768.0 - 1.0;
+                    block.copy_from_slice(&half::bf16::from_f32(3f32.sqrt() * deviation * unit).to_le_bytes());
+                }
+                // Codes from -8 to 7.
+                DType::Q4_0 => block[..2].copy_from_slice(&half::f16::from_f32(deviation / CODES_4).to_le_bytes()),
                 // Codes from -32 to 31 by 18.5; 16 scales of 8 to 23, times one of 16 bits.
                 DType::Q6_K => {
                     block[192..208].iter_mut().for_each(|scale| *scale = 8 + *scale % 16);
@@ -238,11 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn the_large_shape_has_the_size_of_its_model() {
+    fn large_shapes_have_the_sizes_of_their_models() {
         let shape = Shape::find("llama-1b").unwrap();
-        let parameters: usize = shape.tensors().iter().map(|tensor| tensor.rows * tensor.cols).sum();
         let bytes: usize = shape.tensors().iter().map(Tensor::bytes).sum();
-        assert_eq!(parameters, 1_235_814_400);
+        assert_eq!(shape.parameters(), 1_235_814_400);
+        assert_eq!(Shape::find("llama-3-8b").unwrap().parameters(), 8_030_261_248);
         assert_eq!(bytes, 215_470_080 + 547_356_672 + 270_336);
     }
 }

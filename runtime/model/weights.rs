@@ -4,13 +4,15 @@
 //! [`Layout`]'s business, one for each kind of memory; names and shapes are said once.
 
 use super::Progress;
+use super::random::{self, Quant, RandomMatrix};
 use super::spec::{AttnSpec, LayerSpec, ModelSpec};
+use super::synthetic::Shape;
 use crate::load::{Gguf, TensorInfo};
 use crate::{Error, Result, memory};
 use aieng_kernels::linear::{Precision, Source, laid_out_bytes};
 use aieng_kernels::quant::dequantize_row;
 use aieng_kernels::rope::Frequencies;
-use aieng_kernels::{Arena, Bytes, Device, Weight};
+use aieng_kernels::{Arena, Bytes, DType, Device, Weight};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -51,6 +53,15 @@ pub struct FileMatrix<'a> {
     pub copied: &'a mut dyn FnMut(usize, Range<usize>),
 }
 
+/// Where weights come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// A file's tensors.
+    File(&'a Arc<Gguf>),
+    /// Nowhere: they are random.
+    Random(&'a Shape, Quant),
+}
+
 /// Some kind of memory, and how weights are laid out there.
 pub trait Layout {
     /// A matrix with an optional bias.
@@ -62,6 +73,11 @@ pub trait Layout {
     ///
     /// Errors: [`Error::OutOfMemory`]; [`Error::Unsupported`] for a shape that the device does not take.
     fn matrix(&self, of: FileMatrix) -> Result<Self::Matrix>;
+
+    /// A matrix of random weights, laid out.
+    ///
+    /// Errors: [`Error::OutOfMemory`].
+    fn random(&self, of: RandomMatrix) -> Result<Self::Matrix>;
 
     /// The vector of these values.
     ///
@@ -89,18 +105,39 @@ impl Layout for OnHost<'_> {
         }))
     }
 
+    fn random(&self, mut of: RandomMatrix) -> Result<Weight> {
+        let pattern = of.pattern(of.quant.on_host())?;
+        let row_bytes = pattern.dtype.row_bytes(of.cols);
+        let len = of.rows * row_bytes;
+        let repeated = pattern.bytes.as_slice().iter().copied().cycle();
+        let bytes = Bytes::Shared(Arc::new(memory::collect("random weights", len, repeated)?), 0..len);
+        let sources = [Source { rows: of.rows, bytes, ..pattern }];
+        self.matrix(FileMatrix {
+            role: of.role,
+            cols: of.cols,
+            sources: &sources,
+            bias: Vec::new(),
+            copied: &mut |_, _| (),
+        })
+    }
+
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
         Ok(values)
     }
 }
 
 /// Memory for all matrices as the device wants them.
-fn arena(file: &Gguf, device: &Device) -> Result<Arena> {
-    let bytes = |t: &TensorInfo| match (device, t.shape.as_slice()) {
-        (Device::Cpu(_), [cols, rows]) => laid_out_bytes(t.dtype, *rows, *cols).next_multiple_of(64),
-        _ => 0,
+fn arena(origin: Origin, device: &Device) -> Result<Arena> {
+    let matrices: &mut dyn Iterator<Item = (DType, usize, usize)> = match origin {
+        _ if !matches!(device, Device::Cpu(_)) => &mut std::iter::empty(),
+        Origin::File(file) => &mut file.tensors().iter().filter_map(|t| match t.shape.as_slice() {
+            [cols, rows] => Some((t.dtype, *rows, *cols)),
+            _ => None,
+        }),
+        Origin::Random(shape, quant) => &mut random::matrices_on_host(shape, quant),
     };
-    let bytes = file.tensors().iter().map(bytes).fold(0, usize::saturating_add);
+    let bytes = matrices.map(|(dtype, rows, cols)| laid_out_bytes(dtype, rows, cols).next_multiple_of(64));
+    let bytes = bytes.fold(0, usize::saturating_add);
     Arena::new(bytes).ok_or_else(|| Error::OutOfMemory(format!("weights: no memory for {bytes} bytes")))
 }
 
@@ -156,8 +193,8 @@ impl Weights {
     }
 
     /// Reads all weights; `progress` gets the fraction done after each layer; its error ends the load.
-    pub fn load(file: &Arc<Gguf>, spec: &ModelSpec, device: &Device, progress: Progress) -> Result<Weights> {
-        Weights::load_as(&OnHost { device, arena: arena(file, device)? }, file, spec, progress)
+    pub fn load(origin: Origin, spec: &ModelSpec, device: &Device, progress: Progress) -> Result<Weights> {
+        Weights::load_as(&OnHost { device, arena: arena(origin, device)? }, origin, spec, progress)
     }
 }
 
@@ -176,10 +213,14 @@ impl<M: fmt::Debug, V: fmt::Debug> Weights<M, V> {
     /// As [`Weights::load`], into the memory of `layout`.
     pub fn load_as(
         layout: &impl Layout<Matrix = M, Vector = V>,
-        file: &Arc<Gguf>,
+        origin: Origin,
         spec: &ModelSpec,
         progress: Progress,
     ) -> Result<Weights<M, V>> {
+        let file = match origin {
+            Origin::File(file) => file,
+            Origin::Random(shape, quant) => return random::weights(layout, shape, quant, spec, progress),
+        };
         let loader = Loader { file, layout };
         let hidden = spec.hidden;
         let embedding = loader.get("token_embd.weight")?;

@@ -6,7 +6,7 @@ use crate::models::DEFAULT_MODEL;
 use crate::progress::Progress;
 use crate::pull::command::model_file;
 use aieng_runtime::engine::{DeviceConfig, Engine, EngineConfig};
-use aieng_runtime::model::Model;
+use aieng_runtime::model::{self, Model};
 use aieng_runtime::sampling::SamplingParams;
 use aieng_runtime::{Isa, KvDType, TokenId};
 use clap::{Args, ValueEnum};
@@ -120,12 +120,16 @@ impl DeviceArgs {
 
 /// Loads a model behind a progress bar.
 pub fn load_model(path: &Path, config: &EngineConfig) -> Result<Model> {
+    with_progress(|progress| Model::load(path, config, progress))
+}
+
+/// As [`load_model`], by any means of loading.
+pub fn with_progress(load: impl FnOnce(model::Progress) -> aieng_runtime::Result<Model>) -> Result<Model> {
     let progress = Progress::fraction("Loading");
-    let mut show = |done| {
+    Ok(load(&mut |done| {
         progress.set_fraction(done);
         Ok(())
-    };
-    Ok(Model::load(path, config, &mut show)?)
+    })?)
 }
 
 /// Loads a model behind a progress bar and starts its engine.

@@ -2,9 +2,9 @@
 # What `cargo xtask gpu-check --pack` packs, run on a machine with a GPU: run.sh [--emulated] [OUT]
 #
 # It needs the driver; Python with PyTorch for the peers and compute-sanitizer are used if they are there. Reports go to the
-# folder OUT (results by default): summary.json, bench.json, peers.json and what each step said. AIENG_MODEL names a GGUF
-# file for the comparison with the CPU; without it one with random weights is made. With --emulated, a package built with
-# the emulator proves that all of this works, without a GPU and on tiny shapes.
+# folder OUT (results by default): summary.json, bench.json, model-*.json, peers.json and what each step said. AIENG_MODEL
+# names a GGUF file for the comparison with the CPU; without it one with random weights is made. With --emulated, a package
+# built with the emulator proves that all of this works, without a GPU and on tiny shapes.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 emulated=
@@ -51,13 +51,23 @@ parity() {
     [ -n "$cpu" ] && [ "$cpu" = "$cuda" ]
 }
 
+# Decoding at a context, by a model whose random weights are made on the device; rows go to model-FORMAT.json.
+speed() { # format of the weights, numbers of sequences
+    "$here/aieng" bench --device cuda --random-weights "$shape" --quant "$1" --batch-size 2048 \
+        -p 0 -n "$generated" -d "$depth" --sequences "$2" -r "$runs" --json >"$out/model-$1.json"
+}
+
 if [ -z "$emulated" ] && ! [ -e /dev/nvidiactl ]; then
     echo "SKIPPED: no CUDA device (there is no /dev/nvidiactl)"
     exit 0
 fi
 
 # One at a time: all tests share one device, and its errors are sticky.
-if [ -n "$emulated" ]; then filter="rms_norm"; tokens=2; else filter=; tokens=32; fi
+if [ -n "$emulated" ]; then
+    filter="rms_norm" tokens=2 shape=llama-small generated=2 depth=16 runs=1 many=3
+else
+    filter= tokens=32 shape=llama-3-8b generated=64 depth=1024 runs=3 many=64
+fi
 step "conformance" conformance.txt "$here/tests" --test-threads 1 conformance
 step "every operation's cases" tests.txt "$here/tests" --test-threads 1 --skip conformance $filter
 if [ -z "$emulated" ] && grep -q '^SKIPPED' "$out/tests.txt"; then note "the device in the tests" failed "tests skipped it"; fi
@@ -82,6 +92,8 @@ fi
 step "answers are those of the CPU" parity.txt parity
 
 step "benchmarks" bench.txt "$here/bench" $emulated --json "$out/bench.json"
+step "whole models, int4" model-int4.txt speed int4 "1,$many"
+step "whole models, bf16" model-bf16.txt speed bf16 1
 if ! command -v python3 >/dev/null; then
     note "peers" skipped "there is no python3"
 else

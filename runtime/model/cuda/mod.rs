@@ -10,25 +10,25 @@ mod forward;
 mod staging;
 
 use super::host::kv_shapes;
+use super::random::{GROUP, PATTERN, Quant, RandomMatrix};
 use super::spec::{LayerSpec, ModelSpec};
-use super::weights::{FileMatrix, Layout, Role, Weights};
+use super::weights::{FileMatrix, Layout, Origin, Role, Weights};
 use super::{Limits, Progress, kv_blocks};
 use crate::batch::Batch;
 use crate::engine::EngineConfig;
-use crate::load::Gguf;
 use crate::{Error, Result, memory};
 use aieng_cuda::attention::Workspace;
 use aieng_cuda::kv_write::{GpuKvCache, copy_blocks};
-use aieng_cuda::linear::GpuWeight;
+use aieng_cuda::linear::{GpuWeight, Int4Rows};
 use aieng_cuda::{
     Element, Gpu, GpuBuffer, GpuError, GpuTensor, Graph, PinnedBuffer, attention, rms_norm, rope, sample,
 };
 use aieng_kernels::cpu::Pool;
 use aieng_kernels::sample::{Drawn, Draws};
-use aieng_kernels::{Cpu, Device, Isa, KvCache, KvDType};
+use aieng_kernels::{Cpu, DType, Device, Isa, KvCache, KvDType};
+use half::f16;
 use staging::Staging;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Greatest batch whose launches are recorded.
 const MAX_BUCKET: usize = 256;
@@ -74,6 +74,19 @@ impl Layout for Gpu {
         };
         (0..sources.len()).for_each(|i| copied(i, 0..sources[i].bytes.as_slice().len()));
         Ok(weight)
+    }
+
+    fn random(&self, mut of: RandomMatrix) -> Result<GpuWeight> {
+        let (rows, cols, gated) = (of.rows, of.cols, of.role == Role::GateUp);
+        let outputs = if gated { rows / 2 } else { rows };
+        if of.quant == Quant::Bf16 {
+            return Ok(GpuWeight::repeating(self, cols, &of.pattern(DType::BF16)?, outputs, gated)?);
+        }
+        let (codes, scale) = of.codes()?;
+        let groups = PATTERN * cols / GROUP;
+        let (scales, zeros) = (vec![f16::from_f32(scale); groups], vec![8; groups]);
+        let pattern = Int4Rows { group: GROUP, rows: PATTERN, codes: &codes, scales: &scales, zeros: &zeros };
+        Ok(GpuWeight::int4_repeating(self, cols, &pattern, outputs, gated)?)
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<GpuVector> {
@@ -182,7 +195,7 @@ impl OnGpu {
     /// Loads the model to a device.
     pub(super) fn load(
         gpu: Gpu,
-        file: &Arc<Gguf>,
+        origin: Origin,
         spec: &ModelSpec,
         config: &EngineConfig,
         limits: Limits,
@@ -193,7 +206,7 @@ impl OnGpu {
             return Err(Error::Unsupported("a KV cache of f32 on a CUDA device".into()));
         }
         check(spec)?;
-        let weights = Weights::load_as(&gpu, file, spec, progress)?;
+        let weights = Weights::load_as(&gpu, origin, spec, progress)?;
         let shapes = kv_shapes(spec);
         let blocks = kv_blocks(config, limits.context, KvCache::bytes_of_block(dtype, &shapes))?;
         let bytes = KvCache::bytes_of_block(dtype, &shapes).saturating_mul(blocks);

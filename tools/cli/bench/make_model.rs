@@ -1,9 +1,9 @@
 //! `aieng bench --make-model SHAPE FILE`: a model with random weights to measure.
 
+use super::subject;
 use crate::failure::{Failure, Result};
 use crate::output;
 use crate::progress::Progress;
-use aieng_runtime::model::synthetic::{SHAPES, Shape};
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::Path;
@@ -13,9 +13,7 @@ const SEED: u64 = 1;
 
 /// Writes the file beside its place and then moves it there, so that what stands there is whole.
 pub fn run(shape: &str, path: &Path) -> Result<()> {
-    let names = SHAPES.map(|shape| shape.name).join(", ");
-    let shape =
-        Shape::find(shape).ok_or_else(|| Failure::Usage(format!("--make-model: {shape} is none of: {names}")))?;
+    let shape = subject::shape("--make-model", shape)?;
     let part = path.with_added_extension("part");
     let progress = Progress::fraction("Writing");
     let write = || {

@@ -11,19 +11,19 @@ mod make_model;
 mod profile;
 mod report;
 mod serve;
+mod subject;
 mod test;
 mod turns;
 
-use crate::args::{DeviceName, IsaName, ModelArgs, device_config, load_model};
+use crate::args::{DeviceName, IsaName, ModelArgs, device_config};
 use crate::failure::{Failure, Result};
-use crate::summary::Summary;
 use aieng_runtime::BLOCK_TOKENS;
 use aieng_runtime::engine::{Engine, EngineConfig};
-use aieng_runtime::load::Gguf;
 use clap::{Args, Subcommand};
 use counts::Counts;
 use report::{Format, Report, Row};
 use std::path::{Path, PathBuf};
+use subject::{QuantName, Subject};
 use test::Test;
 
 /// Measure a model's speed
@@ -79,6 +79,13 @@ pub struct BenchArgs {
     /// Measure what the machine can do at best: reading, and arithmetic without memory
     #[arg(long, conflicts_with_all = ["csv", "profile"])]
     ceilings: bool,
+    /// Measure a model with the sizes of a real one (llama-3-8b: Llama 3 8B) whose random weights are made on the device
+    /// and never are a file
+    #[arg(long, value_name = "SHAPE", conflicts_with_all = ["model", "make_model", "ceilings"])]
+    random_weights: Option<String>,
+    /// What --random-weights are held in
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "int4", requires = "random_weights")]
+    quant: QuantName,
     /// Write a GGUF file with the sizes of a real model and random weights (llama-1b: Llama 3.2 1B in Q4_0)
     #[arg(long, num_args = 2, value_names = ["SHAPE", "FILE"], conflicts_with_all = ["model", "profile", "ceilings"])]
     make_model: Vec<String>,
@@ -114,15 +121,15 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     }
     let tests = tests(&args)?;
     let configs = configs(&args, &tests)?;
-    let path = args.model.file()?;
-    let summary = Summary::new(&Gguf::open(&path)?);
+    let subject = Subject::new(&args)?;
     let mut report = Report::new(match (args.json, args.csv) {
         (true, _) => Format::Json,
         (_, true) => Format::Csv,
         _ => Format::Markdown,
     });
     for config in &configs {
-        let model = load_model(&path, config)?;
+        let model = subject.load(config)?;
+        let about = subject.describe(&model)?;
         let (backend, threads) = (model.kernels(), model.device().threads());
         let engine = Engine::start(model, config)?;
         for test in &tests {
@@ -132,10 +139,10 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
             let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
             report.add(Row {
                 build_version: env!("CARGO_PKG_VERSION"),
-                model_filename: path.display().to_string(),
-                model_type: summary.name(),
-                model_size: summary.bytes,
-                model_n_params: summary.parameters,
+                model_filename: about.filename.clone(),
+                model_type: about.kind.clone(),
+                model_size: about.bytes,
+                model_n_params: about.parameters,
                 backends: backend.to_owned(),
                 n_threads: threads,
                 n_batch: config.max_batch_tokens,

@@ -3,8 +3,8 @@
 //! The model runs without the engine round it, so scheduling and delivery are not in the figures; the likeliest token is
 //! taken, and its time is part of the rest.
 
+use super::subject::Subject;
 use super::{BenchArgs, ceilings};
-use crate::args::load_model;
 use crate::failure::{Failure, Result};
 use crate::{output, plot};
 use aieng_runtime::engine::{DeviceConfig, EngineConfig};
@@ -26,11 +26,11 @@ struct Report {
 /// Runs `aieng bench --profile`.
 pub fn run(args: &BenchArgs, configs: &[EngineConfig]) -> Result<()> {
     let loads = loads(args)?;
-    let path = args.model.file()?;
+    let subject = Subject::new(args)?;
     let mut reports = Vec::new();
     for config in configs {
         let config = with_room(config, &loads);
-        let mut model = load_model(&path, &config)?;
+        let mut model = subject.load(&config)?;
         for &load in &loads {
             let report = Report::measure(&mut model, &config, load, args.repetitions as usize)?;
             if !args.json {

@@ -27,3 +27,22 @@ fn smollm2_on_cuda() {
         assert!(error.abs() < 0.25, "{gpu}, {cpu}");
     }
 }
+
+/// The benchmark of a model that never is a file: rows like those of any other.
+#[cfg(feature = "emulate")]
+#[test]
+fn random_weights_on_cuda() {
+    for quant in ["int4", "bf16"] {
+        let options = ["-p", "9", "-n", "2", "-d", "16", "--sequences", "1,3", "-r", "1", "--json", "--quant", quant];
+        let args = [&["bench", "--device", "cuda", "--random-weights", "llama-small"], &options[..]].concat();
+        let rows = aieng(&args).json();
+        let tests: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["test"].as_str().unwrap()).collect();
+        assert_eq!(tests, ["pp9 @ d16", "tg2 @ d16", "pp9 x3 @ d16", "tg2 x3 @ d16"]);
+        let row = &rows[0];
+        assert_eq!(
+            (row["model_type"].as_str(), row["backends"].as_str()),
+            (Some(&*format!("llama-small 1.44 M {quant}")), Some("cuda-emulated"))
+        );
+        assert!(rows.as_array().unwrap().iter().all(|row| row["avg_ts"].as_f64().unwrap() > 0.0), "{rows}");
+    }
+}

@@ -221,6 +221,18 @@ fn bench_makes_a_model_and_measures_it() {
 }
 
 #[test]
+fn bench_measures_random_weights() {
+    for (quant, kind) in [("int4", "llama-small 1.44 M int4"), ("bf16", "llama-small 1.44 M bf16")] {
+        let base = ["bench", "--random-weights", "llama-small", "--quant", quant, "-p", "8", "-n", "2", "-r", "1"];
+        let json = aieng(&[&base[..], &["--json"]].concat()).json();
+        assert_eq!((json[0]["model_type"].as_str(), json[1]["test"].as_str()), (Some(kind), Some("tg2")));
+    }
+    aieng(&["bench", "--random-weights", "llama-9t"])
+        .assert_refused(2, &["--random-weights", "llama-9t", "llama-3-8b"]);
+    aieng(&["bench", "--quant", "bf16"]).assert_refused(2, &["--random-weights"]);
+}
+
+#[test]
 fn bench_measures_the_ceilings() {
     let json = aieng(&["bench", "--ceilings", "--json", "-t", "1", "--isa", "portable"]).json();
     assert_eq!((json[0]["isa"].as_str(), json[0]["threads"].as_u64()), (Some("portable"), Some(1)));
