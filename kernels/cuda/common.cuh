@@ -49,7 +49,7 @@ struct MaxOf {
 
 /// Reduces over a block of `THREADS` threads: each warp by its tree, then the warps in ascending order.
 template <class F, int THREADS> DEVICE float block_reduce(float x) {
-    __shared__ float partial[THREADS / 32];
+    SHARED(float, partial, [THREADS / 32]);
     x = F::warp(x);
     if (lane_id() == 0) partial[warp_id()] = x;
     __syncthreads();

@@ -25,6 +25,11 @@ struct f16 {
 #define KERNEL_BOUNDS(threads, blocks, name, ...) EMU_KERNEL(threads, name, __VA_ARGS__)
 /// The dynamic shared memory of a block, aligned to 1024 bytes.
 #define DYNAMIC_SHARED(name) unsigned char* name = emu::engine->shared
+/// A variable that a block shares: SHARED(float, sums, [8]). `__shared__` itself is not to be used.
+#define SHARED(type, name, ...)                                                                                        \
+    using name##_type = type __VA_ARGS__;                                                                              \
+    static const char name##_key = 0;                                                                                  \
+    name##_type& name = *static_cast<name##_type*>(emu::shared_variable(&name##_key, sizeof(name##_type)))
 
 DEVICE bf16 to_bf16(float x) { return {emu::to_bf16_bits(x)}; }
 DEVICE f16 to_f16(float x) { return {emu::to_f16_bits(x)}; }
@@ -61,6 +66,7 @@ DEVICE void prefetch_l2(const void*) {}
 #define KERNEL_BOUNDS(threads, blocks, name, ...) extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #define DYNAMIC_SHARED(name) unsigned char* name = dynamic_shared
 extern __shared__ __align__(1024) unsigned char dynamic_shared[];
+#define SHARED(type, name, ...) __shared__ type name __VA_ARGS__
 
 /// The address of shared memory as instructions take it.
 DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }

@@ -106,7 +106,7 @@ KERNEL_BOUNDS(32 * rope::WARPS, 1, rope_kv_write, bf16* qkv, uint32_t stride, ui
               const float* k_norm, float eps, const float* table, const uint32_t* positions, const uint32_t* slots,
               unsigned char* cache, uint32_t format) {
     using namespace rope;
-    __shared__ float all[WARPS][MAX_DIM];
+    SHARED(float, all, [WARPS][MAX_DIM]);
     uint32_t warp = threadIdx.x / 32, unit = blockIdx.x * WARPS + warp;
     uint32_t token = unit / (heads + 2 * kv_heads), h = unit % (heads + 2 * kv_heads);
     if (token >= tokens || slots[token] == NO_SLOT) return;

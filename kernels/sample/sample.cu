@@ -380,7 +380,7 @@ DEVICE uint32_t name_best(Memory& m, const float* row, uint32_t vocab, uint32_t 
 KERNEL_BOUNDS(1024, 1, sample_draws, const float* logits, uint32_t stride, uint32_t vocab, const uint32_t* packed,
               float* scratch, uint32_t* answers) {
     using namespace sample;
-    __shared__ Memory m;
+    SHARED(Memory, m);
     const Draw& d = reinterpret_cast<const Draw*>(packed)[blockIdx.x];
     Drawn* answer = reinterpret_cast<Drawn*>(answers) + blockIdx.x;
     const float* row = logits + size_t(d.row) * stride;

@@ -72,11 +72,19 @@ FAULT(race_in_warp) {
     out[t] = words[t ^ 1];
 }
 
+// What the block before left in a variable is not to be seen.
+FAULT(uninitialised_variable) {
+    SHARED(uint32_t, words, [128]);
+    uint32_t t = threadIdx.x;
+    out[t] = words[t];
+    words[t] = in[t];
+}
+
 FAULT(global_out_of_bounds) { out[threadIdx.x + (threadIdx.x == 127)] = in[threadIdx.x]; }
 FAULT(global_read_out_of_bounds) { out[threadIdx.x] = in[threadIdx.x + (threadIdx.x == 127)]; }
 
 FAULT(shared_out_of_bounds) {
-    __shared__ uint32_t words[128];
+    SHARED(uint32_t, words, [128]);
     uint32_t t = threadIdx.x;
     words[t + (t == 127 ? in[0] % 2 + 1 : 0)] = in[t];
     __syncthreads();
@@ -92,7 +100,7 @@ FAULT(dynamic_shared_out_of_bounds) {
 }
 
 FAULT(divergent_barrier) {
-    __shared__ uint32_t words[128];
+    SHARED(uint32_t, words, [128]);
     words[threadIdx.x] = in[threadIdx.x];
     if (threadIdx.x < 48) {
         __syncthreads();
@@ -138,7 +146,7 @@ FAULT(deadlock) {
 }
 
 FAULT(lost_arrival) {
-    __shared__ uint64_t full;
+    SHARED(uint64_t, full);
     if (threadIdx.x == 0) mbarrier_init(&full, 2);
     __syncthreads();
     if (threadIdx.x == 0) mbarrier_arrive(&full);

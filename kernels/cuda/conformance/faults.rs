@@ -19,11 +19,15 @@ const THREADS: usize = 128;
 
 /// Runs a kernel on words, with four of input, output and shared memory for a thread, or with exactly one.
 fn run(kernel: &'static str, seed: u64, each: usize) -> Result<Vec<u32>, GpuError> {
+    run_blocks(kernel, seed, each, 1)
+}
+
+fn run_blocks(kernel: &'static str, seed: u64, each: usize, blocks: u32) -> Result<Vec<u32>, GpuError> {
     let gpu = Gpu::emulated(seed);
     let input = gpu.from_bytes(&bytes(&words(&mut Rng::new(13), each * THREADS))).unwrap();
     let output = gpu.from_bytes(&vec![0; 4 * each * THREADS]).unwrap();
     let shared = if each == 1 { 4 * THREADS } else { 32 << 10 };
-    let config = Launch { grid: [1, 1, 1], block: THREADS as u32, shared: shared as u32 };
+    let config = Launch { grid: [blocks, 1, 1], block: THREADS as u32, shared: shared as u32 };
     gpu.launch(kernel, config, &[Arg::Ptr(input.ptr()), Arg::Ptr(output.ptr())])?;
     let mut got = vec![0; output.len()];
     output.download(0, &mut got).unwrap();
@@ -96,6 +100,8 @@ fn a_wait_that_is_too_shallow_reads_poison() {
         assert_eq!(run("fault_deep_wait", seed, 4).unwrap(), input);
         assert!(run("fault_shallow_wait", seed, 4).unwrap().iter().all(|w| *w == u32::MAX));
         assert!(run("fault_uninitialised_shared", seed, 1).unwrap().iter().all(|w| *w == u32::MAX));
+        // Nor does the second block see what the first one wrote.
+        assert!(run_blocks("fault_uninitialised_variable", seed, 1, 2).unwrap().iter().all(|w| *w == u32::MAX));
     }
     assert_error("fault_misaligned_copy", &["thread 70", "not aligned", "faults.cu:"]);
 }

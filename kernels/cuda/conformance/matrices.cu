@@ -103,8 +103,9 @@ MULTIPLY(mma_s8, int32_t)
 
 // One warp fills two buffers by turns, three others read them.
 CASE(mbarriers) {
-    __shared__ uint32_t buffers[2][32];
-    __shared__ uint64_t full[2], empty[2];
+    SHARED(uint32_t, buffers, [2][32]);
+    SHARED(uint64_t, full, [2]);
+    SHARED(uint64_t, empty, [2]);
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             mbarrier_init(&full[i], 32);
@@ -130,7 +131,7 @@ CASE(mbarriers) {
 // Two boxes of 16 rows of 64 halves, swizzled; the first word of `in` is where the second begins. The map follows at 128.
 CASE(tma_load_2d) {
     DYNAMIC_SHARED(shared);
-    __shared__ uint64_t full;
+    SHARED(uint64_t, full);
     const TensorMap* map = reinterpret_cast<const TensorMap*>(in + 32);
     if (threadIdx.x == 0) {
         mbarrier_init(&full, 1);

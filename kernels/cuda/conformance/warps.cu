@@ -72,7 +72,7 @@ CASE(reduce_min_odd_mask) {
 // ---- barriers, atomics, fences ----
 
 CASE(syncthreads) {
-    __shared__ uint32_t words[256];
+    SHARED(uint32_t, words, [256]);
     uint32_t t = threadIdx.x;
     for (uint32_t round = 0; round < 3; round++) {
         words[t] = in[t] + round;
@@ -83,7 +83,7 @@ CASE(syncthreads) {
 }
 
 CASE(syncwarp) {
-    __shared__ uint32_t words[32];
+    SHARED(uint32_t, words, [32]);
     uint32_t l = threadIdx.x;
     words[l] = in[l];
     __syncwarp();
@@ -96,7 +96,7 @@ CASE(syncwarp) {
 
 // Two warps produce, two consume, through two buffers of 64 words: barriers 1 and 2 say "full", 3 and 4 "empty".
 CASE(named_barriers) {
-    __shared__ uint32_t buffers[2][64];
+    SHARED(uint32_t, buffers, [2][64]);
     uint32_t t = threadIdx.x % 64;
     for (uint32_t round = 0; round < 6; round++) {
         uint32_t stage = round % 2;
@@ -131,7 +131,7 @@ CASE(atomics) {
 // The last block to come adds what all have written.
 CASE(last_block) {
     uint32_t* parts = out + 2;
-    __shared__ uint32_t last;
+    SHARED(uint32_t, last);
     if (threadIdx.x < 32) {
         uint32_t sum = __reduce_add_sync(ALL_LANES, in[blockIdx.x * 32 + threadIdx.x]);
         if (threadIdx.x == 0) {

@@ -5,6 +5,9 @@
 //! engine.h  lanes, warps, meets, kernels         async.h   cp.async
 //! launch.cpp  how a block is run                 mma.h     ldmatrix, mma.sync
 //!                                                hopper.h  mbarrier, TMA, wgmma
+//!
+//! Shared memory, dynamic (DYNAMIC_SHARED) or of a fixed size (SHARED), is NaN when a block begins; CUDA's own word for
+//! the latter, which would give memory that nobody poisons, does not compile here.
 #pragma once
 
 #include "async.h"

@@ -24,6 +24,8 @@ constexpr unsigned BARRIERS = 16;   // that kernels name; behind them, one for e
 constexpr unsigned MAX_PRODUCTS = 32; // wgmmas of a lane that are under way
 constexpr unsigned MAX_BULK_COPIES = 64; // TMA loads of a block that are under way
 constexpr unsigned EVERY_LANE = 0xffffffffu;
+constexpr unsigned MAX_VARIABLES = 16; // that a block shares
+constexpr size_t VARIABLE_BYTES = 48 << 10; // what devices have for them
 
 /// A place in a kernel's source.
 struct Site {
@@ -109,6 +111,12 @@ struct BulkCopy {
     int x, y;
 };
 
+/// A variable that a block shares.
+struct Variable {
+    const void* key;
+    size_t at, bytes;
+};
+
 struct Kernel;
 
 struct Engine {
@@ -125,6 +133,9 @@ struct Engine {
     bool failed = false;
     unsigned char* shared = nullptr;
     size_t shared_bytes = 0;
+    unsigned variable_count = 0;
+    Variable variables[MAX_VARIABLES];
+    alignas(1024) unsigned char variable_memory[VARIABLE_BYTES + 64 * MAX_VARIABLES];
     char begun, ended, fenced; // sync objects: a block's begin and end, and fences
     Fiber host;
     Barrier barriers[BARRIERS + MAX_WARPS / 4];
@@ -154,6 +165,9 @@ extern __thread Engine* engine;
 
 /// Ends the launch with an error that names kernel, block, thread and place. Lanes are left where they stand.
 [[noreturn]] void fail(Site site, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+/// The memory of the variable with this key, which is the same in all lanes.
+void* shared_variable(const void* key, size_t bytes, EMU_SITE);
 
 /// Lets other lanes run until somebody wakes this one.
 void suspend(const char* what, Site site);

@@ -10,7 +10,6 @@
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <pthread.h>
 #include <string>
@@ -247,6 +246,8 @@ EMU_UNSEEN void reset(Lane& lane) {
 
 EMU_UNSEEN void reset(Engine& e) {
     if (e.shared_bytes) memset(e.shared, 0xff, e.shared_bytes);
+    for (unsigned v = 0; v < e.variable_count; v++)
+        memset(e.variable_memory + e.variables[v].at, 0xff, e.variables[v].bytes);
     e.live = e.block.x;
     e.runnable = 0;
     e.lane = nullptr;
@@ -364,6 +365,19 @@ struct Shared {
     ~Shared() { free(memory); }
 };
 
+/// Forgets the variables of the launch before: the next one's are found as its lanes come to them. Behind each lies
+/// memory that AddressSanitizer lets nobody touch.
+void clear_variables(Engine& e) {
+    e.variable_count = 0;
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(e.variable_memory, sizeof e.variable_memory);
+#endif
+    memset(e.variable_memory, 0xff, sizeof e.variable_memory);
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_POISON_MEMORY_REGION(e.variable_memory, sizeof e.variable_memory);
+#endif
+}
+
 std::string launch(const char* name, const uint32_t grid[3], uint32_t block, uint32_t shared, void** params,
                    uint64_t seed) {
     auto found = kernels().find(name);
@@ -375,6 +389,7 @@ std::string launch(const char* name, const uint32_t grid[3], uint32_t block, uin
     Shared memory(shared);
     e.shared = static_cast<unsigned char*>(memory.memory);
     e.shared_bytes = shared;
+    clear_variables(e);
     e.kernel = kernel;
     e.params = params;
     e.grid = {grid[0], grid[1], grid[2]};
@@ -410,6 +425,26 @@ EMU_UNSEEN void mismatch(const Meet& meet, uint32_t mask, const void* kind, Site
              file_name(meet.site.file), meet.site.line);
     fail(site, "divergence: other lanes of the warp wait in %s at %s:%d",
          meet.kind == kind ? "the same operation" : "another operation", file_name(meet.site.file), meet.site.line);
+}
+
+EMU_UNSEEN void* shared_variable(const void* key, size_t bytes, Site site) {
+    Engine& e = *engine;
+    size_t end = 0, used = 0;
+    for (unsigned v = 0; v < e.variable_count; v++) {
+        const Variable& variable = e.variables[v];
+        if (variable.key == key) return e.variable_memory + variable.at;
+        end = variable.at + variable.bytes;
+        used += variable.bytes;
+    }
+    if (e.variable_count == MAX_VARIABLES) fail(site, "more than %u variables that a block shares", MAX_VARIABLES);
+    if (used + bytes > VARIABLE_BYTES || used + bytes + e.shared_bytes > MAX_SHARED)
+        fail(site, "%zu bytes of variables that a block shares", used + bytes);
+    size_t at = end ? (end + 47) / 16 * 16 : 0;
+    e.variables[e.variable_count++] = {key, at, bytes};
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(e.variable_memory + at, bytes);
+#endif
+    return e.variable_memory + at;
 }
 
 EMU_UNSEEN void suspend(const char* what, Site site) {
@@ -481,10 +516,6 @@ Kernel::Kernel(const char* name, const char* signature, void (*run)(void**), uns
 /// Runs a kernel with the arguments at `params`. 0, or 1 and a text in `error` that says where and why it could not go on.
 extern "C" int emu_launch(const char* kernel, const uint32_t grid[3], uint32_t block, uint32_t shared_bytes, void** params,
                           uint64_t seed, char* error, size_t error_len) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    static std::mutex turn; // static shared memory is one for all threads of the host here
-    std::lock_guard<std::mutex> guard(turn);
-#endif
     std::string text;
     try {
         text = emu::launch(kernel, grid, block, shared_bytes, params, seed);

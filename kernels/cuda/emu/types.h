@@ -14,14 +14,8 @@
 #define __constant__ static const
 #define __align__(n) alignas(n)
 
-/// Shared memory is one variable a thread of the host, whose launches run their blocks one after another. Sanitizers
-/// put guards only round plain statics, so under them launches of different threads take turns (see launch.cpp).
-/// Nobody knows where these variables lie, so, unlike dynamic shared memory, they are not poisoned between blocks.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define __shared__ static
-#else
-#define __shared__ static thread_local
-#endif
+// `__shared__` is left out, so that it does not compile: kernels say SHARED (ptx.cuh), whose memory the engine knows and
+// poisons before each block.
 
 struct uint3 {
     unsigned x, y, z;
