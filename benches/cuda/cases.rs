@@ -3,7 +3,8 @@
 use crate::{Bench, Work};
 use aieng_cuda::attention::{GpuSequences, Workspace, attention};
 use aieng_cuda::kv_write::GpuKvCache;
-use aieng_cuda::linear::{GpuWeight, Int4Rows, gate_up, linear};
+use aieng_cuda::linear::{GpuWeight, Input, Int4Rows, add_linear, gate_up, linear};
+use aieng_cuda::rms_norm::{Weighed, add_rms_norm};
 use aieng_cuda::rope::{RopeKvParams, rope_kv_write};
 use aieng_cuda::{Element, GpuBuffer, GpuError, GpuTensor};
 use aieng_kernels::act_mul::Activation;
@@ -30,8 +31,9 @@ pub fn run(bench: &mut Bench) -> Result<(), GpuError> {
         for &(outputs, cols) in shapes {
             products(bench, "linear", format, outputs, cols, batches)?;
         }
-        let (width, cols) = if bench.tiny { (128, 512) } else { (14336, 4096) };
+        let (width, cols) = if bench.tiny { (256, 512) } else { (14336, 4096) };
         products(bench, "gate_up", format, width, cols, batches)?;
+        products(bench, "add_linear", format, cols, width, batches)?;
     }
     let decode: &[(usize, usize)] = if bench.tiny { &[(2, 48)] } else { &[(1, 32768), (64, 4096), (256, 1024)] };
     for &(sequences, context) in decode {
@@ -58,26 +60,29 @@ fn copies<T>(bench: &Bench, bytes: usize, make: impl Fn() -> Result<T, GpuError>
     (0..bench.copies(bytes)).map(|_| make()).collect()
 }
 
+fn weighed(buffer: &GpuBuffer, rows: usize, cols: usize) -> Weighed<'_> {
+    Weighed::new(GpuTensor::new(buffer, Element::BF16, rows, Weighed::stride(cols)), cols)
+}
+
 fn norm(bench: &mut Bench, rows: usize) -> Result<(), GpuError> {
     let cols = if bench.tiny { 64 } else { 4096 };
     let cells = ["add_rms_norm", &cols.to_string(), &rows.to_string()];
     if !bench.wants(&cells) {
         return Ok(());
     }
-    // The residual is read and written in f32; the addend is read and the result written in bf16.
+    // The residual is read and written in f32; the addend is read and the result written in bf16. The squares are few.
     let work = Work { bytes: 12 * rows * cols, operations: 0 };
     let operands = copies(bench, work.bytes, || {
         let [residual, delta] = [Element::F32, Element::BF16].map(|element| some(bench, element, rows, cols));
-        Ok((residual?, delta?, bench.gpu.alloc(2 * rows * cols)?))
+        Ok((residual?, delta?, bench.gpu.alloc(2 * rows * Weighed::stride(cols))?))
     })?;
     let weight = some(bench, Element::F32, 1, cols)?;
     let (gpu, weight) = (bench.gpu.clone(), GpuTensor::new(&weight, Element::F32, 1, cols));
     bench.row(cells, work, &mut |i| {
         let (residual, delta, out) = &operands[i % operands.len()];
         let view = |buffer, element| GpuTensor::new(buffer, element, rows, cols);
-        let (delta, out) = (view(delta, Element::BF16), view(out, Element::BF16));
-        let residual = view(residual, Element::F32);
-        aieng_cuda::rms_norm::add_rms_norm(&gpu, residual, Some(delta), None, &weight, 1e-5, out)
+        let delta = Some((view(delta, Element::BF16), weight));
+        add_rms_norm(&gpu, view(residual, Element::F32), delta, weight, EPS, weighed(out, rows, cols))
     })
 }
 
@@ -112,6 +117,7 @@ enum Format {
 /// Rows that a matrix is made of: one of random rows would take longer to make than to measure.
 const PATTERN: usize = 64;
 const GROUP: usize = 128;
+const EPS: f32 = 1e-5;
 
 impl Format {
     fn name(self) -> &'static str {
@@ -143,7 +149,18 @@ impl Format {
     }
 }
 
-/// `linear`, or `gate_up` of as many outputs, whose weight has twice the rows.
+/// Residual rows on their way into a norm.
+fn entering(bench: &Bench, rows: usize, cols: usize) -> Result<GpuBuffer, GpuError> {
+    let [residual, weight] = [rows, 1].map(|rows| some(bench, Element::F32, rows, cols));
+    let (residual, weight) = (residual?, weight?);
+    let out = bench.gpu.alloc(2 * rows * Weighed::stride(cols))?;
+    let view = |buffer, rows| GpuTensor::new(buffer, Element::F32, rows, cols);
+    add_rms_norm(&bench.gpu, view(&residual, rows), None, view(&weight, 1), EPS, weighed(&out, rows, cols))?;
+    bench.gpu.synchronize()?;
+    Ok(out)
+}
+
+/// `linear`; `gate_up` of as many outputs, whose weight has twice the rows, behind a norm; `add_linear`.
 fn products(
     bench: &mut Bench,
     operation: &str,
@@ -152,7 +169,8 @@ fn products(
     cols: usize,
     batches: &[usize],
 ) -> Result<(), GpuError> {
-    let (gated, shape) = (operation == "gate_up", format!("{outputs}x{cols}"));
+    let (gated, adds) = (operation == "gate_up", operation == "add_linear");
+    let shape = format!("{outputs}x{cols}");
     let name = format!("{operation} {}", format.name());
     let batches: Vec<usize> =
         batches.iter().copied().filter(|rows| bench.wants(&[&name, &shape, &rows.to_string()])).collect();
@@ -162,16 +180,26 @@ fn products(
     let weights = format.weights(bench, outputs, cols, gated)?;
     let (weight_bytes, weight_rows) = (weights[0].bytes(), if gated { 2 * outputs } else { outputs });
     let gpu = bench.gpu.clone();
+    let norm = some(bench, Element::F32, 1, if adds { outputs } else { 0 })?;
+    // The residual is read and written in f32, and what goes into the next norm is bf16.
+    let (y_bytes, next_stride) = if adds { (10, Weighed::stride(outputs)) } else { (2, 0) };
     for rows in batches {
-        let x = some(bench, Element::BF16, rows, cols)?;
-        let y = bench.gpu.alloc(2 * rows * outputs)?;
+        let x = entering(bench, rows, cols)?;
+        let y = bench.gpu.alloc(4 * rows * outputs)?;
+        let next = bench.gpu.alloc(2 * rows * next_stride)?;
         let operations = 2 * rows * cols * weight_rows;
-        let work = Work { bytes: weight_bytes + 2 * rows * (cols + outputs), operations };
+        let work = Work { bytes: weight_bytes + rows * (2 * cols + y_bytes * outputs), operations };
         bench.row([&name, &shape, &rows.to_string()], work, &mut |i| {
-            let x = GpuTensor::new(&x, Element::BF16, rows, cols);
-            let y = GpuTensor::new(&y, Element::BF16, rows, outputs);
-            let w = &weights[i % weights.len()];
-            if gated { gate_up(&gpu, x, w, Activation::Silu, y) } else { linear(&gpu, x, w, y) }
+            let (x, w) = (weighed(&x, rows, cols), &weights[i % weights.len()]);
+            let y = |element| GpuTensor::new(&y, element, rows, outputs);
+            if gated {
+                return gate_up(&gpu, Input::Normed(x, EPS), w, Activation::Silu, y(Element::BF16));
+            }
+            if adds {
+                let (norm, next) = (GpuTensor::new(&norm, Element::F32, 1, outputs), weighed(&next, rows, outputs));
+                return add_linear(&gpu, x.x(), w, y(Element::F32), norm, next);
+            }
+            linear(&gpu, x.x(), w, y(Element::BF16))
         })?;
     }
     Ok(())

@@ -3,6 +3,9 @@
 //! Weights are the left operand of `mma.m16n8k16`: codes become whole numbers in bf16, exactly, the unit sums their products
 //! with x over a block, and that times the block's scale is added in f32. So x is taken as it is, and W as the file has it.
 //!
+//! A norm is part of the products on both sides of it: that before adds to the residual stream and weighs the sum, that behind
+//! multiplies its own sums by the norm's factor (rms_norm/cuda.rs).
+//!
 //! K is cut into segments, by its length alone; each is summed in ascending order, and they are added in order. All kernels
 //! do that, so which of them computes a row does not show in its bits.
 
@@ -14,6 +17,7 @@ mod cuda_weight;
 pub(crate) use cuda_pack::Format;
 pub use cuda_weight::{GpuWeight, Int4Rows};
 
+use crate::rms_norm::Weighed;
 use crate::{Arg, DevicePtr, Element, Gpu, GpuBuffer, GpuError, GpuTensor, Launch};
 use aieng_kernels::act_mul::Activation;
 use cuda_pack::TILE;
@@ -62,6 +66,8 @@ impl Path {
             Path::Many2 => (kernels.many2, MANY_TILE / TILE, 128, 256, Path::many_shared(format, stage, 128)),
         };
         let grid = [w_tiles.div_ceil(tiles) as u32, rows.div_ceil(tokens) as u32, 1];
+        // Behind all else, a norm's factor for each row.
+        let shared = shared + tokens * size_of::<f32>();
         (name, Launch { grid, block: threads as u32, shared: shared as u32 })
     }
 
@@ -79,72 +85,140 @@ impl Path {
 enum Output {
     Bf16 = 0,
     F32 = 1,
-    Silu = 2,
-    Gelu = 3,
+    Stream = 2,
+    Silu = 3,
+    Gelu = 4,
+}
+
+/// What a product reads.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// Rows as they are.
+    Plain(GpuTensor<'a>),
+    /// Rows that it is to norm, and the norm's epsilon.
+    Normed(Weighed<'a>, f32),
+}
+
+impl<'a> From<GpuTensor<'a>> for Input<'a> {
+    fn from(x: GpuTensor<'a>) -> Input<'a> {
+        Input::Plain(x)
+    }
+}
+
+impl<'a> Input<'a> {
+    fn x(&self) -> GpuTensor<'a> {
+        match self {
+            Input::Plain(x) => *x,
+            Input::Normed(x, _) => x.x(),
+        }
+    }
+
+    /// Negative: no norm.
+    fn eps(&self) -> f32 {
+        match self {
+            Input::Plain(_) => -1.0,
+            Input::Normed(_, eps) => *eps,
+        }
+    }
+}
+
+/// Where a product goes.
+#[derive(Debug, Clone, Copy)]
+struct Target<'a> {
+    y: GpuTensor<'a>,
+    output: Output,
+    /// With [`Output::Stream`]: the next norm's weight, and its rows.
+    next: Option<(GpuTensor<'a>, Weighed<'a>)>,
 }
 
 /// `y = x Wᵀ + b`.
 ///
 /// Shapes: x `[T, w.cols()]` bf16, its rows at multiples of 16 bytes; y `[T, w.rows()]` bf16 or f32. Panics otherwise.
-pub fn linear(gpu: &Gpu, x: GpuTensor, w: &GpuWeight, y: GpuTensor) -> Result<(), GpuError> {
-    linear_by(gpu, x, w, y, |part| Path::of(x.rows(), part.outputs))
+pub fn linear<'a>(gpu: &Gpu, x: impl Into<Input<'a>>, w: &GpuWeight, y: GpuTensor) -> Result<(), GpuError> {
+    linear_by(gpu, x.into(), w, y, |part| Path::of(y.rows(), part.outputs))
 }
 
-fn linear_by(
-    gpu: &Gpu,
-    x: GpuTensor,
-    w: &GpuWeight,
-    y: GpuTensor,
-    path: impl Fn(&Part) -> Path,
-) -> Result<(), GpuError> {
+fn linear_by(gpu: &Gpu, x: Input, w: &GpuWeight, y: GpuTensor, path: impl Fn(&Part) -> Path) -> Result<(), GpuError> {
     assert!(!w.gated, "a weight of gate and up");
     let output = match y.element() {
         Element::BF16 => Output::Bf16,
         Element::F32 => Output::F32,
         element => panic!("y is {element:?}"),
     };
-    y.expect("y", y.element(), x.rows(), w.rows());
+    y.expect("y", y.element(), x.x().rows(), w.rows());
     let mut first = 0;
     for part in &w.parts {
-        launch(gpu, x, w, part, y.columns(first..first + part.outputs), output, path(part))?;
+        let y = y.columns(first..first + part.outputs);
+        launch(gpu, x, w, part, Target { y, output, next: None }, path(part))?;
         first += part.outputs;
     }
     Ok(())
 }
 
+/// `residual += x Wᵀ + b`, then `next = residual * weight` for the norm that follows.
+///
+/// Shapes: x `[T, w.cols()]` bf16, its rows at multiples of 16 bytes; residual `[T, w.rows()]` f32, weight `[1, w.rows()]` f32,
+/// next `[T, w.rows()]`. Panics otherwise, or if `w` has several formats or its rows are no whole tiles of 16.
+pub fn add_linear(
+    gpu: &Gpu,
+    x: GpuTensor,
+    w: &GpuWeight,
+    residual: GpuTensor,
+    weight: GpuTensor,
+    next: Weighed,
+) -> Result<(), GpuError> {
+    add_linear_by(gpu, x, w, residual, (weight, next), Path::of(x.rows(), w.rows()))
+}
+
+fn add_linear_by(
+    gpu: &Gpu,
+    x: GpuTensor,
+    w: &GpuWeight,
+    residual: GpuTensor,
+    next: (GpuTensor, Weighed),
+    path: Path,
+) -> Result<(), GpuError> {
+    let (part, rows, cols) = (w.single_part(), x.rows(), w.rows());
+    assert!(cols.is_multiple_of(TILE), "{cols} columns of the stream");
+    residual.expect("residual", Element::F32, rows, cols);
+    next.0.expect("weight", Element::F32, 1, cols);
+    next.1.x().expect("next", Element::BF16, rows, cols);
+    let target = Target { y: residual, output: Output::Stream, next: Some(next) };
+    launch(gpu, Input::Plain(x), w, part, target, path)
+}
+
 /// `out = act(x Gᵀ) * (x Uᵀ)` for a weight of gate G and up U ([`GpuWeight::gate_up`]), in one launch.
 ///
 /// Shapes: x `[T, w.cols()]` bf16, its rows at multiples of 16 bytes; out `[T, w.rows()]` bf16. Panics otherwise.
-pub fn gate_up(gpu: &Gpu, x: GpuTensor, w: &GpuWeight, activation: Activation, out: GpuTensor) -> Result<(), GpuError> {
-    gate_up_by(gpu, x, w, activation, out, Path::of(x.rows(), 2 * w.rows()))
+pub fn gate_up<'a>(
+    gpu: &Gpu,
+    x: impl Into<Input<'a>>,
+    w: &GpuWeight,
+    activation: Activation,
+    out: GpuTensor,
+) -> Result<(), GpuError> {
+    gate_up_by(gpu, x.into(), w, activation, out, Path::of(out.rows(), 2 * w.rows()))
 }
 
 fn gate_up_by(
     gpu: &Gpu,
-    x: GpuTensor,
+    x: Input,
     w: &GpuWeight,
     activation: Activation,
     out: GpuTensor,
     path: Path,
 ) -> Result<(), GpuError> {
     assert!(w.gated, "no weight of gate and up");
-    out.expect("out", Element::BF16, x.rows(), w.rows());
+    out.expect("out", Element::BF16, x.x().rows(), w.rows());
     let output = match activation {
         Activation::Silu => Output::Silu,
         Activation::GeluTanh => Output::Gelu,
     };
-    launch(gpu, x, w, &w.parts[0], out, output, path)
+    launch(gpu, x, w, &w.parts[0], Target { y: out, output, next: None }, path)
 }
 
-fn launch(
-    gpu: &Gpu,
-    x: GpuTensor,
-    w: &GpuWeight,
-    part: &Part,
-    y: GpuTensor,
-    output: Output,
-    path: Path,
-) -> Result<(), GpuError> {
+fn launch(gpu: &Gpu, input: Input, w: &GpuWeight, part: &Part, to: Target, path: Path) -> Result<(), GpuError> {
+    let x = input.x();
     x.expect("x", Element::BF16, x.rows(), w.cols);
     assert!(x.stride().is_multiple_of(8) && x.ptr().is_aligned(16), "rows of x are not at multiples of 16 bytes");
     assert!(u32::try_from(x.rows() * x.stride()).is_ok(), "[{}, {}] of x", x.rows(), x.stride());
@@ -154,13 +228,17 @@ fn launch(
         part.records.ptr().into(),
         bias.into(),
         x.arg(),
-        y.arg(),
+        to.y.arg(),
         number(x.rows()),
         number(w.cols),
         number(part.outputs),
         number(x.stride()),
-        number(y.stride()),
-        Arg::U32(output as u32),
+        number(to.y.stride()),
+        Arg::U32(to.output as u32),
+        Arg::F32(input.eps()),
+        to.next.map_or(DevicePtr::NULL, |(weight, _)| weight.ptr()).into(),
+        to.next.map_or(DevicePtr::NULL, |(_, next)| next.x().ptr()).into(),
+        number(to.next.map_or(0, |(_, next)| next.x().stride())),
     ];
     let (name, config) = path.launch(part.format, part.tiles, w.cols, x.rows());
     gpu.launch(name, config, &args)

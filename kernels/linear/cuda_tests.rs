@@ -42,7 +42,7 @@ fn run(gpu: &Gpu, path: Path, x: &[f32], w: &GpuWeight) -> Matrix {
     let rows = x.len() / w.cols();
     let x = Matrix::with_gap(gpu, Element::BF16, rows, w.cols(), 8, x);
     let y = Matrix::poisoned(gpu, Element::F32, rows, w.rows(), 3);
-    linear_by(gpu, x.view(), w, y.view(), |_| path).unwrap();
+    linear_by(gpu, x.view().into(), w, y.view(), |_| path).unwrap();
     y
 }
 
@@ -152,7 +152,7 @@ fn gate_and_up_meet_in_one_launch() {
                 let mut bits = Vec::new();
                 for path in PATHS {
                     let out = Matrix::poisoned(&gpu, Element::BF16, 37, outputs, 5);
-                    gate_up_by(&gpu, x.view(), &w, activation, out.view(), path).unwrap();
+                    gate_up_by(&gpu, x.view().into(), &w, activation, out.view(), path).unwrap();
                     let what = format!("{} {activation:?} {path:?} on {}", dtype.name(), gpu.name());
                     assert_close(&out.read(), &want, outputs, 0.005, &what);
                     bits.push(out.read_bits());
@@ -204,6 +204,93 @@ fn groups_have_scales_and_zeros() {
             gate_up(&gpu, xs.view(), &gated, Activation::Silu, out.view()).unwrap();
             let twice: Vec<f32> = want.chunks(outputs).flat_map(|row| [row, row].concat()).collect();
             assert_close(&out.read(), &activated(&twice, outputs, Activation::Silu), outputs, 0.005, gpu.name());
+        }
+    }
+}
+
+/// A stream of two products with a norm between them, by any kernels: `residual += x W1ᵀ`, and `norm(residual) W2ᵀ`.
+struct Chain {
+    cols: usize,
+    x: Vec<f32>,
+    residual: Vec<f32>,
+    norm: Vec<f32>,
+    sources: [Source; 2],
+}
+
+const EPS: f32 = 1e-5;
+
+impl Chain {
+    fn new(rng: &mut Rng, dtype: DType, rows: usize, cols: usize, outputs: usize) -> Chain {
+        let (x, residual) = (rounded(&rng.floats(rows * cols)), rng.floats(rows * cols));
+        let sources = [cols, outputs].map(|outputs| random_source(rng, dtype, outputs, cols));
+        Chain { cols, x, residual, norm: rng.floats(cols), sources }
+    }
+
+    /// The residual stream and the last product, of rows from `first` on.
+    fn run(&self, gpu: &Gpu, weights: &[GpuWeight; 2], rows: std::ops::Range<usize>, path: Path) -> [Vec<u8>; 2] {
+        let (n, cols, outputs) = (rows.len(), self.cols, weights[1].rows());
+        let part = rows.start * cols..rows.end * cols;
+        let x = Matrix::with_gap(gpu, Element::BF16, n, cols, 8, &self.x[part.clone()]);
+        let residual = Matrix::with_gap(gpu, Element::F32, n, cols, 4, &self.residual[part]);
+        let norm = Matrix::from(gpu, Element::F32, 1, cols, &self.norm);
+        let between = Matrix::poisoned(gpu, Element::BF16, n, Weighed::stride(cols), 8);
+        let y = Matrix::poisoned(gpu, Element::F32, n, outputs, 3);
+        let next = Weighed::new(between.view(), cols);
+        add_linear_by(gpu, x.view(), &weights[0], residual.view(), (norm.view(), next), path).unwrap();
+        linear_by(gpu, Input::Normed(next, EPS), &weights[1], y.view(), |_| path).unwrap();
+        [residual, y].map(|matrix| matrix.read_bits())
+    }
+
+    fn weights(&self, gpu: &Gpu) -> [GpuWeight; 2] {
+        [0, 1].map(|i| GpuWeight::new(gpu, self.cols, std::slice::from_ref(&self.sources[i]), None).unwrap())
+    }
+
+    /// The oracle's stream and last product.
+    fn want(&self, outputs: usize) -> [Vec<f32>; 2] {
+        let (cols, rows) = (self.cols, self.x.len() / self.cols);
+        let delta = reference(&self.x, cols, &self.sources[..1], &[]);
+        let stream: Vec<f32> = self.residual.iter().zip(&delta).map(|(r, d)| r + d).collect();
+        let norm = |row: &[f32]| {
+            let squares: f32 = row.iter().map(|x| x * x).sum();
+            let weighed: Vec<f32> = row.iter().zip(&self.norm).map(|(x, weight)| x * weight).collect();
+            let factor = (squares / cols as f32 + EPS).sqrt().recip();
+            rounded(&weighed).into_iter().map(move |x| x * factor)
+        };
+        let normed: Vec<f32> = stream.chunks(cols).flat_map(norm).collect();
+        let y = reference(&normed, cols, &self.sources[1..], &[]);
+        assert_eq!(y.len(), rows * outputs);
+        [stream, y]
+    }
+}
+
+/// Alone and among others, by every kernel and in every order of lanes the same bits, which are near the oracle's.
+#[test]
+fn a_norm_is_part_of_the_products_around_it() {
+    let mut rng = Rng::new(18);
+    let all = [(DType::Q4_0, 37, 576, 40), (DType::Q4_K, 70, 512, 33), (DType::BF16, 131, 32, 16)];
+    for (dtype, rows, cols, outputs) in all.into_iter().filter(|(_, rows, ..)| !slowed() || *rows == 131) {
+        let rows = if slowed() { 9 } else { rows };
+        let chain = Chain::new(&mut rng, dtype, rows, cols, outputs);
+        let want = chain.want(outputs);
+        let mut first: Option<[Vec<u8>; 2]> = None;
+        for gpu in gpus() {
+            let weights = chain.weights(&gpu);
+            for path in PATHS {
+                let what = format!("{} {rows}x{cols} {path:?} on {}", dtype.name(), gpu.name());
+                let got = chain.run(&gpu, &weights, 0..rows, path);
+                for ((bits, want), (cols, tolerance)) in got.iter().zip(&want).zip([(cols, 3e-5), (outputs, 1e-4)]) {
+                    assert_close(&crate::testing::decode(Element::F32, bits), want, cols, tolerance, &what);
+                }
+                for row in [0, rows / 2, rows - 1] {
+                    for (one, all) in chain.run(&gpu, &weights, row..row + 1, Path::Few1).iter().zip(&got) {
+                        assert!(*one == all[row * one.len()..][..one.len()], "{what}: row {row} alone");
+                    }
+                }
+                // A device rounds products and sums at once, and may differ from the emulator.
+                if gpu.is_emulated() {
+                    assert!(*first.get_or_insert_with(|| got.clone()) == got, "{what}");
+                }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 
 namespace linear {
 
-/// Bytes of shared memory for each warp.
+/// Bytes of shared memory for each warp; behind them a float for each token.
 template <class F, int MT, int RING> constexpr uint32_t FEW_BYTES = RING * MT * STAGE_BYTES<F>;
 
 /// A warp's way of W: a stage of its tiles at a time into the slots of its ring, in turn.
@@ -47,6 +47,8 @@ template <class F, int NT, int MT, int RING> DEVICE void few(const Problem& p, u
     Stream<F, MT, RING> stream(p, ring, tile, begin, end);
 #pragma unroll
     for (int i = 0; i < RING - 1; i++) stream.start();
+    float* factors = reinterpret_cast<float*>(shared + segments(p.cols) * FEW_BYTES<F, MT, RING>);
+    norm_factors(p, 8 * NT, token, factors);
 
     // Tokens that do not exist are the last one once more; columns of a product do not meet.
     uint32_t row[NT];
@@ -106,7 +108,7 @@ template <class F, int NT, int MT, int RING> DEVICE void few(const Problem& p, u
         for (int n = 0; n < NT; n++) put<FEATURES>(parts + warp * PART, acc[m][n], 8 * n, 16 * m);
     }
     __syncthreads();
-    finish<FEATURES>(p, parts, segments(p.cols), 8 * NT, token, 16 * tile);
+    finish<FEATURES>(p, parts, segments(p.cols), factors, 8 * NT, token, 16 * tile);
 }
 
 }  // namespace linear

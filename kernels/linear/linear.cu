@@ -8,11 +8,13 @@
 
 #define PARAMS                                                                                                         \
     const unsigned char *w, const float *bias, const bf16 *x, void *y, uint32_t rows, uint32_t cols,                   \
-        uint32_t features, uint32_t x_stride, uint32_t y_stride, uint32_t output
+        uint32_t features, uint32_t x_stride, uint32_t y_stride, uint32_t output, float eps,                           \
+        const float *next_weight, bf16 *next, uint32_t next_stride
 #define KERNEL_OF(threads, blocks, name, ...)                                                                          \
     KERNEL_BOUNDS(threads, blocks, linear_##name, PARAMS) {                                                            \
         DYNAMIC_SHARED(shared);                                                                                        \
-        linear::Problem problem = {w, bias, x, y, rows, cols, features, x_stride, y_stride, output};                   \
+        linear::Problem problem = {w,        bias,     x,      y,   rows,        cols, features,                       \
+                                   x_stride, y_stride, output, eps, next_weight, next, next_stride};                   \
         linear::__VA_ARGS__(problem, shared);                                                                          \
     }
 

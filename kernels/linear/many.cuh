@@ -12,13 +12,13 @@ constexpr uint32_t STEP = 64, X_RING = 4, TILES = 8;
 /// Stages of W in use while steps up to three ahead are being loaded.
 template <class F> constexpr uint32_t W_RING = (X_RING - 1 + F::STAGE / STEP - 1) / (F::STAGE / STEP) + 1;
 
-/// A block's sizes and shared memory: rings of x and W, then, for minima, two buffers of the sums of x over a step's
-/// blocks.
+/// A block's sizes and shared memory: rings of x and W; for minima, two buffers of the sums of x over a step's blocks;
+/// a norm's factors.
 template <class F, int GROUPS> struct Shape {
     static constexpr uint32_t TOKENS = 64 * GROUPS, WARPS = 4 * GROUPS;
     static constexpr uint32_t X_BYTES = TOKENS * STEP * 2, W_BYTES = TILES * STAGE_BYTES<F>;
     static constexpr uint32_t W_AT = X_RING * X_BYTES, SUMS_AT = W_AT + W_RING<F> * W_BYTES;
-    static constexpr uint32_t BYTES = SUMS_AT + (F::MINIMA ? 2 * 2 * TOKENS * 4 : 0);
+    static constexpr uint32_t FACTORS_AT = SUMS_AT + (F::MINIMA ? 2 * 2 * TOKENS * 4 : 0);
 };
 
 /// Where 16 bytes of a token's step lie: turned by the token, so that lanes that read together meet different banks.
@@ -84,6 +84,8 @@ template <class F, int GROUPS> DEVICE void many(const Problem& p, unsigned char*
 
     const uint32_t steps = ceil_div(p.cols, STEP);
     for (uint32_t i = 0; i < X_RING - 1; i++) load_step<F, GROUPS>(p, shared, i);
+    float* factors = reinterpret_cast<float*>(shared + S::FACTORS_AT);
+    norm_factors(p, S::TOKENS, blockIdx.y * S::TOKENS, factors);
     if (F::MINIMA) {
         cp_async_wait<X_RING - 2>();
         __syncthreads();
@@ -132,11 +134,11 @@ template <class F, int GROUPS> DEVICE void many(const Problem& p, unsigned char*
     __syncthreads();
     float* tokens = reinterpret_cast<float*>(shared);
     constexpr uint32_t FEATURES = 16 * TILES;
-    static_assert(S::TOKENS * (FEATURES + 4) * 4 <= S::BYTES, "the sums take the rings' place");
+    static_assert(S::TOKENS * (FEATURES + 4) * 4 <= S::FACTORS_AT, "the sums take the rings' place");
 #pragma unroll
     for (int i = 0; i < MT * NT; i++) put<FEATURES>(tokens, total[i], token + 8 * (i % NT), 16 * (tile + i / NT));
     __syncthreads();
-    finish<FEATURES>(p, tokens, 1, S::TOKENS, blockIdx.y * S::TOKENS, blockIdx.x * FEATURES);
+    finish<FEATURES>(p, tokens, 1, factors, S::TOKENS, blockIdx.y * S::TOKENS, blockIdx.x * FEATURES);
 }
 
 }  // namespace linear

@@ -7,17 +7,27 @@
 
 namespace linear {
 
-/// What to compute: y = x W' + bias. `w` holds the records of 16 rows after each other, tile after tile.
+/// What to compute: y = factor x W' + bias. `w` holds the records of 16 rows after each other, tile after tile. The
+/// factor is that of a norm, if eps is not negative: then each row of x has sums of squares behind it.
 struct Problem {
     const unsigned char* w;
     const float* bias;
     const bf16* x;
     void* y;
     uint32_t rows, cols, features, x_stride, y_stride, output;
+    float eps;
+    // Of OUT_STREAM: the next norm's weight, and its rows.
+    const float* next_weight;
+    bf16* next;
+    uint32_t next_stride;
 };
 
-/// What y holds (cuda.rs has the same numbers). Gated: rows of W are eight of the gate, then eight of up, in turn.
-enum Output : uint32_t { OUT_BF16 = 0, OUT_F32 = 1, OUT_SILU = 2, OUT_GELU = 3 };
+/// What y holds (cuda.rs has the same numbers). Stream: what was there and the product. Gated: rows of W are eight of
+/// the gate, then eight of up, in turn.
+enum Output : uint32_t { OUT_BF16 = 0, OUT_F32 = 1, OUT_STREAM = 2, OUT_SILU = 3, OUT_GELU = 4 };
+
+/// Columns that have one sum of squares.
+constexpr uint32_t SQUARES = 16;
 
 /// K is cut into segments at multiples of 256, by its length alone. Each is summed from zero, in ascending order, and
 /// they are added in order: so warps can share a row's sum, and its bits do not depend on whether they do.
@@ -112,21 +122,52 @@ DEVICE void put(float* tokens, const float (&acc)[4], uint32_t token, uint32_t f
     at[FEATURES + 4 + 8] = acc[3];
 }
 
-/// The block's result: adds `parts` arrays of `tokens` tokens by FEATURES rows of W in order, then bias and activation.
+/// The factors of the norm of `tokens` tokens, from their squares: a warp a token.
+DEVICE void norm_factors(const Problem& p, uint32_t tokens, uint32_t token, float* factors) {
+    if (p.eps < 0.0f) return;
+    for (uint32_t t = warp_id(); t < tokens; t += blockDim.x / 32) {
+        const bf16* row = p.x + size_t(min(token + t, p.rows - 1)) * p.x_stride;
+        const float* squares = reinterpret_cast<const float*>(row + p.cols);
+        float sum = 0.0f;
+        for (uint32_t i = lane_id(); i < p.cols / SQUARES; i += 32) sum += squares[i];
+        sum = warp_sum(sum);
+        if (lane_id() == 0) factors[t] = rsqrtf(sum / float(p.cols) + p.eps);
+    }
+}
+
+/// Adds a value to the stream and weighs the sum for the next norm; lanes of 16 columns add up their squares. The whole
+/// warp comes here.
+DEVICE void extend_stream(const Problem& p, bool exists, uint32_t token, uint32_t col, float value) {
+    float* stream = static_cast<float*>(p.y) + size_t(token) * p.y_stride + col;
+    float sum = exists ? *stream + value : 0.0f, squares = sum * sum;
+#pragma unroll
+    for (int step = SQUARES / 2; step > 0; step /= 2) squares += __shfl_xor_sync(ALL_LANES, squares, step);
+    if (!exists) return;
+    *stream = sum;
+    bf16* next = p.next + size_t(token) * p.next_stride;
+    next[col] = to_bf16(sum * p.next_weight[col]);
+    if (col % SQUARES == 0) reinterpret_cast<float*>(next + p.features)[col / SQUARES] = squares;
+}
+
+/// The block's result: adds `parts` arrays of `tokens` tokens by FEATURES rows of W in order, then factor, bias and what
+/// is to become of it.
 template <int FEATURES>
-DEVICE void finish(const Problem& p, const float* sums, uint32_t parts, uint32_t tokens, uint32_t token,
-                                       uint32_t row) {
+DEVICE void finish(const Problem& p, const float* sums, uint32_t parts, const float* factors, uint32_t tokens,
+                   uint32_t token, uint32_t row) {
     const bool gated = p.output >= OUT_SILU;
     const uint32_t width = gated ? FEATURES / 2 : FEATURES, part = tokens * (FEATURES + 4);
     const uint32_t first = gated ? row / 2 : row;
     auto value = [&](uint32_t t, uint32_t f) {
         float sum = 0.0f;
         for (uint32_t i = 0; i < parts; i++) sum += sums[i * part + t * (FEATURES + 4) + f];
+        if (p.eps >= 0.0f) sum *= factors[t];
         return p.bias ? sum + p.bias[row + f] : sum;
     };
     for (uint32_t i = threadIdx.x; i < tokens * width; i += blockDim.x) {
         uint32_t t = i / width, f = i % width;
-        if (token + t >= p.rows || first + f >= p.features) continue;
+        const bool exists = token + t < p.rows && first + f < p.features;
+        if (p.output == OUT_STREAM) extend_stream(p, exists, token + t, first + f, value(t, f));
+        if (p.output == OUT_STREAM || !exists) continue;
         size_t at = size_t(token + t) * p.y_stride + first + f;
         if (gated) {
             uint32_t gate = f / 8 * 16 + f % 8;

@@ -1,4 +1,5 @@
-//! The forward pass as launches: eight for a layer, nine where gate and up have different formats.
+//! The forward pass as launches: six for a layer, one more where gate and up have different formats, and two more where the
+//! model norms what it adds to the residual stream.
 //!
 //! Invariants: as on the host (`model/forward.rs`): it names no architecture and allocates nothing.
 
@@ -10,8 +11,8 @@ use crate::model::weights::LayerWeights;
 use aieng_cuda::act_mul::act_mul;
 use aieng_cuda::attention::{GpuSequences, attention};
 use aieng_cuda::embed::embed;
-use aieng_cuda::linear::{GpuWeight, gate_up, linear};
-use aieng_cuda::rms_norm::add_rms_norm;
+use aieng_cuda::linear::{GpuWeight, Input, add_linear, gate_up, linear};
+use aieng_cuda::rms_norm::{Weighed, add_rms_norm};
 use aieng_cuda::rope::{RopeKvParams, rope_kv_write};
 use aieng_cuda::{Element, Gpu, GpuBuffer, GpuError, GpuTensor};
 use aieng_kernels::attention::AttentionParams;
@@ -65,8 +66,13 @@ fn bf16(buffer: &GpuBuffer, rows: usize, cols: usize) -> GpuTensor<'_> {
     GpuTensor::new(buffer, Element::BF16, rows, cols)
 }
 
-/// Runs a step's tokens through all layers: their keys and values are then in the cache, and their normed hidden states in
-/// `buffers.normed`.
+/// Rows on their way into a norm.
+fn weighed(buffer: &GpuBuffer, rows: usize, cols: usize) -> Weighed<'_> {
+    Weighed::new(bf16(buffer, rows, Weighed::stride(cols)), cols)
+}
+
+/// Runs a step's tokens through all layers: their keys and values are then in the cache, and their hidden states, on their
+/// way into the last norm, in `buffers.weighed`.
 pub(super) fn launch(
     gpu: &Gpu,
     spec: &ModelSpec,
@@ -77,16 +83,16 @@ pub(super) fn launch(
     let residual = GpuTensor::new(&buffers.residual, Element::F32, step.tokens(), spec.hidden);
     embed(gpu, &parts.weights.embedding, step.token_ids, spec.embedding_scale, residual)?;
     let pass = Pass { gpu, spec, parts, buffers, step, residual };
-    // What the sublayer before adds to the residual stream, and the norm behind it.
-    let mut delta = None;
-    for (i, (layer, w)) in spec.layers.iter().zip(&parts.weights.layers).enumerate() {
-        pass.norm(delta, &w.attn_norm)?;
-        pass.attention(i, layer, w)?;
-        pass.norm(Some(w.attn_post_norm.as_ref()), &w.mlp_norm)?;
-        pass.feed_forward(layer, w)?;
-        delta = Some(w.mlp_post_norm.as_ref());
+    let layers = &parts.weights.layers;
+    let norm_of = |layer: usize| layers.get(layer).map_or(&parts.weights.norm, |w| &w.attn_norm);
+    add_rms_norm(gpu, residual, None, norm_of(0).view(), spec.norm_eps, pass.weighed())?;
+    for (i, (layer, w)) in spec.layers.iter().zip(layers).enumerate() {
+        let attended = pass.attention(i, layer, w)?;
+        pass.add(attended, &w.output, w.attn_post_norm.as_ref(), &w.mlp_norm)?;
+        let gated = pass.feed_forward(layer, w)?;
+        pass.add(gated, &w.down, w.mlp_post_norm.as_ref(), norm_of(i + 1))?;
     }
-    pass.norm(delta, &parts.weights.norm)
+    Ok(())
 }
 
 /// One step on its way through the layers.
@@ -99,28 +105,37 @@ struct Pass<'a> {
     residual: GpuTensor<'a>,
 }
 
-impl Pass<'_> {
-    /// residual += post_norm(delta); normed = norm(residual). There is no delta before the first layer.
-    fn norm(&self, delta: Option<Option<&GpuVector>>, weight: &GpuVector) -> Result<(), GpuError> {
-        let (t, hidden) = (self.step.tokens(), self.spec.hidden);
-        let post = delta.flatten().map(GpuVector::view);
-        let post = post.as_ref();
-        let delta = delta.map(|_| bf16(&self.buffers.delta, t, hidden));
-        let normed = bf16(&self.buffers.normed, t, hidden);
-        add_rms_norm(self.gpu, self.residual, delta, post, &weight.view(), self.spec.norm_eps, normed)
+impl<'a> Pass<'a> {
+    fn weighed(&self) -> Weighed<'a> {
+        weighed(&self.buffers.weighed, self.step.tokens(), self.spec.hidden)
     }
 
-    /// delta = attention(normed)
+    fn normed(&self) -> Input<'a> {
+        Input::Normed(self.weighed(), self.spec.norm_eps)
+    }
+
+    /// residual += post(x Wᵀ), and the way into the next norm.
+    fn add(&self, x: GpuTensor, w: &GpuWeight, post: Option<&GpuVector>, next: &GpuVector) -> Result<(), GpuError> {
+        let Some(post) = post else {
+            return add_linear(self.gpu, x, w, self.residual, next.view(), self.weighed());
+        };
+        let delta = bf16(&self.buffers.delta, x.rows(), w.rows());
+        linear(self.gpu, x, w, delta)?;
+        let delta = Some((delta, post.view()));
+        add_rms_norm(self.gpu, self.residual, delta, next.view(), self.spec.norm_eps, self.weighed())
+    }
+
+    /// attention(norm(residual)), still to be projected.
     fn attention(
         &self,
         index: usize,
         layer: &LayerSpec,
         w: &LayerWeights<GpuWeight, GpuVector>,
-    ) -> Result<(), GpuError> {
+    ) -> Result<GpuTensor<'a>, GpuError> {
         let Pass { gpu, spec, parts, buffers, step, .. } = *self;
         let (attn, t) = (&layer.attn, step.tokens());
         let qkv = bf16(&buffers.qkv, t, attn.qkv_cols());
-        linear(gpu, bf16(&buffers.normed, t, spec.hidden), &w.qkv, qkv)?;
+        linear(gpu, self.normed(), &w.qkv, qkv)?;
         let rope = &spec.ropes[attn.rope];
         let params = RopeKvParams {
             heads: attn.heads,
@@ -138,22 +153,26 @@ impl Pass<'_> {
             AttentionParams { heads: attn.heads, scale: attn.scale, window: attn.window, softcap: attn.softcap };
         let (q, attended) = (qkv.columns(0..attn.q_cols()), bf16(&buffers.attended, t, attn.q_cols()));
         attention(gpu, q, &parts.cache, index, &step.sequences, params, &parts.workspace, attended)?;
-        linear(gpu, attended, &w.output, bf16(&buffers.delta, t, spec.hidden))
+        Ok(attended)
     }
 
-    /// delta = down(act(gate) * up), gate and up of normed
-    fn feed_forward(&self, layer: &LayerSpec, w: &LayerWeights<GpuWeight, GpuVector>) -> Result<(), GpuError> {
-        let Pass { gpu, spec, buffers, step, .. } = *self;
+    /// act(gate) * up, both of norm(residual), still to be projected.
+    fn feed_forward(
+        &self,
+        layer: &LayerSpec,
+        w: &LayerWeights<GpuWeight, GpuVector>,
+    ) -> Result<GpuTensor<'a>, GpuError> {
+        let Pass { gpu, buffers, step, .. } = *self;
         let (mlp, t) = (&layer.mlp, step.tokens());
-        let (normed, gated) = (bf16(&buffers.normed, t, spec.hidden), bf16(&buffers.gated, t, mlp.width));
+        let gated = bf16(&buffers.gated, t, mlp.width);
         if w.gate_up.is_gated() {
-            gate_up(gpu, normed, &w.gate_up, mlp.activation, gated)?;
+            gate_up(gpu, self.normed(), &w.gate_up, mlp.activation, gated)?;
         } else {
             let both = bf16(&buffers.gate_up, t, 2 * mlp.width);
-            linear(gpu, normed, &w.gate_up, both)?;
+            linear(gpu, self.normed(), &w.gate_up, both)?;
             act_mul(gpu, both, mlp.activation, gated)?;
         }
-        linear(gpu, gated, &w.down, bf16(&buffers.delta, t, spec.hidden))
+        Ok(gated)
     }
 }
 
@@ -166,8 +185,9 @@ pub(super) fn gather(
     batch: &Batch,
 ) -> Result<(), GpuError> {
     let (t, n) = (batch.len(), batch.logits_indices.len());
-    let (normed, last) = (bf16(&buffers.normed, t, spec.hidden), bf16(&buffers.last, n, spec.hidden));
-    aieng_cuda::gather::gather(gpu, normed, staging.logits_indices(n), last)
+    let [all, last] =
+        [(&buffers.weighed, t), (&buffers.last, n)].map(|(buffer, rows)| weighed(buffer, rows, spec.hidden));
+    aieng_cuda::gather::gather(gpu, all.all(), staging.logits_indices(n), last.all())
 }
 
 /// Logits of some of those tokens.
@@ -179,6 +199,7 @@ pub(super) fn logits(
     rows: Range<usize>,
 ) -> Result<(), GpuError> {
     let head = parts.weights.head();
-    let last = bf16(&buffers.last, buffers.tokens, spec.hidden).row_range(rows.clone());
+    let last = weighed(&buffers.last, buffers.tokens, spec.hidden).row_range(rows.clone());
+    let last = Input::Normed(last, spec.norm_eps);
     linear(gpu, last, head, GpuTensor::new(&buffers.logits, Element::F32, rows.len(), head.rows()))
 }

@@ -20,6 +20,7 @@ use crate::{Error, Result, memory};
 use aieng_cuda::attention::Workspace;
 use aieng_cuda::kv_write::{GpuKvCache, copy_blocks};
 use aieng_cuda::linear::{GpuWeight, Int4Rows};
+use aieng_cuda::rms_norm::Weighed;
 use aieng_cuda::{
     Element, Gpu, GpuBuffer, GpuError, GpuTensor, Graph, PinnedBuffer, attention, rms_norm, rope, sample,
 };
@@ -131,8 +132,8 @@ struct Buffers {
     residual: GpuBuffer,
     /// `[T, hidden]`: what a layer adds to it.
     delta: GpuBuffer,
-    /// `[T, hidden]`: the normed residual.
-    normed: GpuBuffer,
+    /// `[T, hidden]`: the residual on its way into a norm.
+    weighed: GpuBuffer,
     /// `[T, q + k + v]`
     qkv: GpuBuffer,
     /// `[T, q]`: attention's result.
@@ -159,12 +160,12 @@ impl Buffers {
             tokens,
             residual: rows(hidden, Element::F32)?,
             delta: rows(hidden, Element::BF16)?,
-            normed: rows(hidden, Element::BF16)?,
+            weighed: rows(Weighed::stride(hidden), Element::BF16)?,
             qkv: rows(qkv, Element::BF16)?,
             attended: rows(q, Element::BF16)?,
             gate_up: rows(if split { 2 * width } else { 0 }, Element::BF16)?,
             gated: rows(width, Element::BF16)?,
-            last: rows(hidden, Element::BF16)?,
+            last: rows(Weighed::stride(hidden), Element::BF16)?,
             logits: gpu.alloc(limits.sequences * weights.embedding.rows() * size_of::<f32>())?,
         })
     }
