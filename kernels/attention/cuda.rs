@@ -101,6 +101,12 @@ const MANY: [Shape; 5] = [
     shape("attention_many_256", 256, 4, 2),
 ];
 
+/// Whether the device's blocks have the shared memory for heads of so many elements.
+pub fn fits(gpu: &Gpu, head_dim: usize) -> bool {
+    let most = gpu.properties().block_shared_bytes;
+    head_dim <= MAX_HEAD_DIM && [&FEW, &MANY].iter().all(|shapes| Shape::of(*shapes, head_dim).shared() <= most)
+}
+
 impl Shape {
     fn of(shapes: &'static [Shape], dim: usize) -> &'static Shape {
         shapes.iter().find(|shape| dim <= shape.dim).expect("head_dim was checked")

@@ -178,6 +178,14 @@ fn a_captured_launch_serves_other_lengths() {
     }
 }
 
+#[cfg(feature = "emulate")]
+#[test]
+fn large_heads_need_shared_memory() {
+    let fits =
+        |kib: usize| [32, 128, 256, 257].map(|dim| super::fits(&Gpu::emulated_with_shared_bytes(1, kib << 10), dim));
+    assert_eq!([16, 99, 163].map(fits), [[false; 4], [true, true, false, false], [true, true, true, false]]);
+}
+
 /// Buckets have more rows than a step has sequences.
 #[test]
 fn padding_is_left_alone() {

@@ -65,6 +65,8 @@ pub struct Emulator {
     calls: AtomicU64,
     /// The call that fails.
     fault: Option<u64>,
+    /// What a block can have.
+    shared_bytes: usize,
     state: Mutex<State>,
 }
 
@@ -78,9 +80,21 @@ impl fmt::Debug for Emulator {
 const TOTAL: usize = 16 << 30;
 
 impl Emulator {
-    /// A device whose call number `fault` fails.
-    pub fn new(seed: u64, fault: Option<u64>) -> Emulator {
-        Emulator { seed, calls: AtomicU64::new(0), fault, state: Mutex::default() }
+    /// A device that has what an H100 has.
+    pub fn new(seed: u64) -> Emulator {
+        Emulator { seed, calls: AtomicU64::new(0), fault: None, shared_bytes: 227 << 10, state: Mutex::default() }
+    }
+
+    /// One whose call number `fault` fails.
+    pub fn with_fault(mut self, fault: u64) -> Emulator {
+        self.fault = Some(fault);
+        self
+    }
+
+    /// One whose blocks have less shared memory.
+    pub fn with_shared_bytes(mut self, bytes: usize) -> Emulator {
+        self.shared_bytes = bytes;
+        self
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -136,7 +150,7 @@ impl Driver for Emulator {
 
     /// So few that blocks have more than one thing to do.
     fn properties(&self) -> Properties {
-        Properties { multiprocessors: 2, shared_bytes: 164 << 10 }
+        Properties { multiprocessors: 2, shared_bytes: 164 << 10, block_shared_bytes: self.shared_bytes }
     }
 
     fn is_emulated(&self) -> bool {
@@ -202,6 +216,11 @@ impl Driver for Emulator {
 
     fn launch(&self, kernel: &'static str, config: Launch, args: &mut [*mut c_void]) -> Result<(), GpuError> {
         self.count(kernel)?;
+        let (shared, most) = (config.shared as usize, self.shared_bytes);
+        if shared > most {
+            let what = format!("{shared} bytes of shared memory, and a block has at most {most}");
+            return Err(GpuError::Failed { call: kernel, what });
+        }
         if let Some(capture) = &mut self.state().capture {
             // SAFETY: the launcher's arguments are eight bytes each.
             let args = args.iter().map(|arg| unsafe { arg.cast::<[u8; MAX_ARG]>().read() }).collect();

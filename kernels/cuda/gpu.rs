@@ -43,13 +43,19 @@ impl Gpu {
     /// An emulated device; `seed` decides in what order its blocks and lanes run, where the program leaves that open.
     #[cfg(feature = "emulate")]
     pub fn emulated(seed: u64) -> Gpu {
-        Gpu::new(crate::emulator::Emulator::new(seed, None))
+        Gpu::new(crate::emulator::Emulator::new(seed))
     }
 
-    /// An emulated device whose call number `call`, counted from 0, fails; and with `bytes` of memory.
+    /// An emulated device whose call number `call`, counted from 0, fails.
     #[cfg(feature = "emulate")]
     pub fn emulated_with_fault(seed: u64, call: u64) -> Gpu {
-        Gpu::new(crate::emulator::Emulator::new(seed, Some(call)))
+        Gpu::new(crate::emulator::Emulator::new(seed).with_fault(call))
+    }
+
+    /// An emulated device whose blocks have so many bytes of shared memory.
+    #[cfg(feature = "emulate")]
+    pub fn emulated_with_shared_bytes(seed: u64, bytes: usize) -> Gpu {
+        Gpu::new(crate::emulator::Emulator::new(seed).with_shared_bytes(bytes))
     }
 
     #[cfg(gpu)]

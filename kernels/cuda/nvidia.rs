@@ -64,6 +64,8 @@ impl Nvidia {
             multiprocessors: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
             shared_bytes: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?
                 as usize,
+            block_shared_bytes: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
+                as usize,
         };
         // SAFETY: the device is one that the driver named; handles are used as the driver's manual has it. What is made
         // here is given back by `drop`, also if a later call fails, because `nvidia` owns it from the beginning.
@@ -103,7 +105,7 @@ impl Nvidia {
             let mut functions = vec![std::ptr::null_mut(); count as usize];
             let listed = sys::cuModuleEnumerateFunctions(functions.as_mut_ptr(), count, module).result();
             tell("cuModuleEnumerateFunctions", listed)?;
-            let most = attribute(self.device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+            let most = self.properties.block_shared_bytes as c_int;
             for function in functions {
                 let mut name = std::ptr::null();
                 tell("cuFuncGetName", sys::cuFuncGetName(&mut name, function).result())?;

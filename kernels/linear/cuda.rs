@@ -42,7 +42,20 @@ const MANY_TILE: usize = 128;
 const BUSY_BLOCKS: usize = 64;
 
 impl Path {
-    fn of(rows: usize, outputs: usize) -> Path {
+    /// From the one that needs most shared memory to the one that every device can launch.
+    const ALL: [Path; 4] = [Path::Many2, Path::Many1, Path::Few4, Path::Few1];
+
+    /// The one that suits so many rows of x, or else the next for which a block of this device has the memory.
+    fn of(gpu: &Gpu, part: &Part, cols: usize, rows: usize) -> Path {
+        let most = gpu.properties().block_shared_bytes;
+        let fits = |path: &Path| path.launch(part.format, part.tiles, cols, rows).1.shared as usize <= most;
+        let suited = Path::suited(rows, part.tiles * TILE);
+        let mut paths = Path::ALL.into_iter().skip_while(|path| *path != suited);
+        paths.find(fits).unwrap_or(Path::Few1)
+    }
+
+    /// `outputs` counts the rows of W.
+    fn suited(rows: usize, outputs: usize) -> Path {
         let busy = |tokens| outputs.div_ceil(MANY_TILE) * rows.div_ceil(tokens) >= BUSY_BLOCKS;
         match rows {
             0..=8 => Path::Few1,
@@ -135,7 +148,7 @@ struct Target<'a> {
 ///
 /// Shapes: x `[T, w.cols()]` bf16, its rows at multiples of 16 bytes; y `[T, w.rows()]` bf16 or f32. Panics otherwise.
 pub fn linear<'a>(gpu: &Gpu, x: impl Into<Input<'a>>, w: &GpuWeight, y: GpuTensor) -> Result<(), GpuError> {
-    linear_by(gpu, x.into(), w, y, |part| Path::of(y.rows(), part.outputs))
+    linear_by(gpu, x.into(), w, y, |part| Path::of(gpu, part, w.cols, y.rows()))
 }
 
 fn linear_by(gpu: &Gpu, x: Input, w: &GpuWeight, y: GpuTensor, path: impl Fn(&Part) -> Path) -> Result<(), GpuError> {
@@ -167,7 +180,7 @@ pub fn add_linear(
     weight: GpuTensor,
     next: Weighed,
 ) -> Result<(), GpuError> {
-    add_linear_by(gpu, x, w, residual, (weight, next), Path::of(x.rows(), w.rows()))
+    add_linear_by(gpu, x, w, residual, (weight, next), Path::of(gpu, w.single_part(), w.cols, x.rows()))
 }
 
 fn add_linear_by(
@@ -197,7 +210,7 @@ pub fn gate_up<'a>(
     activation: Activation,
     out: GpuTensor,
 ) -> Result<(), GpuError> {
-    gate_up_by(gpu, x.into(), w, activation, out, Path::of(out.rows(), 2 * w.rows()))
+    gate_up_by(gpu, x.into(), w, activation, out, Path::of(gpu, &w.parts[0], w.cols, out.rows()))
 }
 
 fn gate_up_by(

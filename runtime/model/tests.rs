@@ -156,6 +156,20 @@ fn every_architecture_runs_on_cuda() {
     }
 }
 
+/// A model whose heads a device's blocks have no room for is refused, and not found out in a step.
+#[cfg(feature = "emulate")]
+#[test]
+fn cuda_without_shared_memory_is_refused() {
+    let load = |bytes: usize| {
+        let file = Gguf::from_bytes(Path::new("tiny.gguf"), &tiny::gguf("llama", 1, 1).bytes())?;
+        let gpu = aieng_cuda::Gpu::emulated_with_shared_bytes(1, bytes);
+        Model::from_file_to(Some(gpu), file, &config(DeviceConfig::Cuda(1)), &mut |_| Ok(()))
+    };
+    let error = load(16 << 10).unwrap_err().to_string();
+    assert!(error.contains("heads of 32 elements, with 16384 bytes of shared memory"), "{error}");
+    assert!(load(99 << 10).is_ok());
+}
+
 /// Whichever call to the device's driver fails, in load or in a step: an error, and never a panic. The first failure that is
 /// not for want of memory poisons the device.
 #[cfg(feature = "emulate")]

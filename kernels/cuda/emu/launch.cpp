@@ -51,7 +51,7 @@ __thread Engine* engine;
 
 namespace {
 
-/// Dynamic shared memory of a block: the most that any device of ours has.
+/// Shared memory of a block: the most that any device of ours has (emulator.rs may pretend to less).
 constexpr uint32_t MAX_SHARED = 227 << 10;
 /// Pages that nobody may touch lie below each stack.
 constexpr size_t GUARD_BYTES = 4096;

@@ -171,8 +171,8 @@ impl Buffers {
     }
 }
 
-/// What the kernels do not take, though the host's do.
-fn check(spec: &ModelSpec) -> Result<()> {
+/// What the kernels do not take on this device, though the host's do.
+fn check(gpu: &Gpu, spec: &ModelSpec) -> Result<()> {
     let refuse = |what: String| Err(Error::Unsupported(format!("on a CUDA device: {what}")));
     if spec.hidden > rms_norm::MAX_COLS {
         return refuse(format!("rows of {}, above {}", spec.hidden, rms_norm::MAX_COLS));
@@ -180,8 +180,13 @@ fn check(spec: &ModelSpec) -> Result<()> {
     if let Some(rope) = spec.ropes.iter().find(|rope| !rope.dims.is_multiple_of(4)) {
         return refuse(format!("{} elements of a head that turn, no multiple of 4", rope.dims));
     }
-    if let Some(dim) = spec.layers.iter().map(|l| l.attn.head_dim).find(|dim| *dim > attention::MAX_HEAD_DIM) {
+    let mut dims = spec.layers.iter().map(|l| l.attn.head_dim);
+    if let Some(dim) = dims.clone().find(|dim| *dim > attention::MAX_HEAD_DIM) {
         return refuse(format!("heads of {dim} elements, above {}", attention::MAX_HEAD_DIM));
+    }
+    if let Some(dim) = dims.find(|dim| !attention::fits(gpu, *dim)) {
+        let bytes = gpu.properties().block_shared_bytes;
+        return refuse(format!("heads of {dim} elements, with {bytes} bytes of shared memory a block"));
     }
     Ok(())
 }
@@ -206,7 +211,7 @@ impl OnGpu {
         if dtype == KvDType::F32 {
             return Err(Error::Unsupported("a KV cache of f32 on a CUDA device".into()));
         }
-        check(spec)?;
+        check(&gpu, spec)?;
         let weights = Weights::load_as(&gpu, origin, spec, progress)?;
         let shapes = kv_shapes(spec);
         let blocks = kv_blocks(config, limits.context, KvCache::bytes_of_block(dtype, &shapes))?;
