@@ -19,8 +19,9 @@ FLUSHED = 256 << 20
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured, and a model's sizes."""
+    """What is measured, and a model's name and sizes."""
 
+    name: str
     shapes: tuple
     batches: tuple
     # Sequences, rows of each, context.
@@ -39,6 +40,7 @@ class Sizes:
 
 
 REAL = Sizes(
+    name="llama-3-8b",
     shapes=((4096, 4096), (14336, 4096), (4096, 14336), (128256, 4096)),
     batches=(1, 2, 4, 8, 64, 512, 4096),
     attentions=((1, 4096, 4096), (1, 8192, 8192), (1, 1, 32768), (64, 1, 4096), (256, 1, 1024)),
@@ -46,6 +48,7 @@ REAL = Sizes(
     models=(("int4", 1), ("bf16", 1), ("int4", 64)),
 )  # fmt: skip
 TINY = Sizes(
+    name="tiny",
     shapes=((256, 512),),
     batches=(1, 9),
     attentions=((1, 80, 80), (2, 1, 48)),
@@ -229,7 +232,7 @@ def models(at):
 
             times = [at.elapsed(generate) / sizes.tokens for _ in range(4)]
             # The first turn compiles.
-            yield f"torch.compile {kind}", f"llama-3-8b, {sizes.context}", sequences, sorted(times[1:])[1]
+            yield f"torch.compile {kind}", f"{sizes.name}, {sizes.context}", sequences, sorted(times[1:])[1]
         del step
         if at.is_gpu:
             torch.cuda.empty_cache()

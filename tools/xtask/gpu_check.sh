@@ -97,7 +97,7 @@ step "whole models, bf16" model-bf16.txt speed bf16 1
 if ! command -v python3 >/dev/null; then
     note "peers" skipped "there is no python3"
 else
-    step "peers" peers.txt python3 -B "$here/gpu.py" --json "$out/peers.json"
+    step "peers" peers.txt python3 -B "$here/gpu.py" ${emulated:+--cpu} --json "$out/peers.json"
     if grep '^SKIPPED' "$out/peers.txt"; then note "some peers" skipped "see peers.txt"; fi
     step "table" table.md python3 -B "$here/gpu.py" --table "$out"
     cat "$out/table.md"
