@@ -122,16 +122,23 @@ DEVICE void put(float* tokens, const float (&acc)[4], uint32_t token, uint32_t f
     at[FEATURES + 4 + 8] = acc[3];
 }
 
-/// The factors of the norm of `tokens` tokens, from their squares: a warp a token.
+/// The factors of the norm of `tokens` tokens, from their squares: half a warp a token. All of a lane's loads are under
+/// way at once, and the tokens of `few` take no more than two rounds: the weights are waiting.
 DEVICE void norm_factors(const Problem& p, uint32_t tokens, uint32_t token, float* factors) {
     if (p.eps < 0.0f) return;
-    for (uint32_t t = warp_id(); t < tokens; t += blockDim.x / 32) {
+    constexpr uint32_t LANES = 16;
+    for (uint32_t t = threadIdx.x / LANES; t < tokens; t += blockDim.x / LANES) {
         const bf16* row = p.x + size_t(min(token + t, p.rows - 1)) * p.x_stride;
-        const float* squares = reinterpret_cast<const float*>(row + p.cols);
+        const float2* squares = reinterpret_cast<const float2*>(row + p.cols);
         float sum = 0.0f;
-        for (uint32_t i = lane_id(); i < p.cols / SQUARES; i += 32) sum += squares[i];
-        sum = warp_sum(sum);
-        if (lane_id() == 0) factors[t] = rsqrtf(sum / float(p.cols) + p.eps);
+#pragma unroll 8
+        for (uint32_t i = threadIdx.x % LANES; i < p.cols / (2 * SQUARES); i += LANES) {
+            float2 two = squares[i];
+            sum += two.x + two.y;
+        }
+#pragma unroll
+        for (uint32_t step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
+        if (threadIdx.x % LANES == 0) factors[t] = rsqrtf(sum / float(p.cols) + p.eps);
     }
 }
 
