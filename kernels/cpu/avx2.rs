@@ -1,7 +1,8 @@
 //! Sixteen lanes in two registers: AVX2, FMA and F16C.
 
-use super::simd::{Kernel, Simd};
+use super::simd::{Codes, Kernel, Simd};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// AVX2.
 #[derive(Debug, Clone, Copy)]
@@ -289,16 +290,23 @@ unsafe impl Simd for Avx2 {
         unsafe { sums_i8(p) }
     }
     #[inline(always)]
-    unsafe fn dots<const R: usize>(bits: u32, groups: usize, codes: &[W; 8], x: *const i8, mut sums: [W; R]) -> [W; R] {
+    unsafe fn dots<const R: usize>(
+        bits: u32,
+        groups: Range<usize>,
+        codes: impl Codes<Self>,
+        x: *const i8,
+        stride: usize,
+        mut sums: [W; R],
+    ) -> [W; R] {
         unsafe {
             let ones = _mm256_set1_epi16(1);
             // Products of codes up to 4 bits: 8 pairs of them fit 16 bits.
             let mut shorts = [[_mm256_setzero_si256(); 2]; R];
-            for g in 0..groups {
+            for g in groups {
                 for r in 0..R {
-                    let x = _mm256_set1_epi32(x.add(4 * (R * g + r)).cast::<i32>().read_unaligned());
+                    let x = _mm256_set1_epi32(x.add(stride * r + 4 * g).cast::<i32>().read_unaligned());
                     for h in 0..2 {
-                        let c = codes[g][h];
+                        let c = codes.word(g)[h];
                         if bits <= 4 {
                             shorts[r][h] = _mm256_add_epi16(shorts[r][h], _mm256_maddubs_epi16(c, x));
                         } else if bits <= 7 {

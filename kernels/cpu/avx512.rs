@@ -1,7 +1,8 @@
 //! Sixteen lanes in one register: AVX-512 F, BW, DQ, VL and VNNI; with BF16 or without.
 
-use super::simd::{Kernel, Simd};
+use super::simd::{Codes, Kernel, Simd};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// AVX-512; with `BF16` products of bf16 pairs are one instruction.
 #[derive(Debug, Clone, Copy)]
@@ -225,9 +226,10 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn dots<const R: usize>(
         _bits: u32,
-        groups: usize,
-        codes: &[__m512i; 8],
+        groups: Range<usize>,
+        codes: impl Codes<Self>,
         x: *const i8,
+        stride: usize,
         mut sums: [__m512i; R],
     ) -> [__m512i; R] {
         unsafe {
@@ -240,11 +242,11 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
                 1
             };
             let mut others = [[_mm512_setzero_si512(); R]; 3];
-            for g in 0..groups {
+            for g in groups {
                 for r in 0..R {
-                    let x = _mm512_set1_epi32(x.add(4 * (R * g + r)).cast::<i32>().read_unaligned());
+                    let x = _mm512_set1_epi32(x.add(stride * r + 4 * g).cast::<i32>().read_unaligned());
                     let sum = if g % chains == 0 { &mut sums[r] } else { &mut others[g % chains - 1][r] };
-                    *sum = _mm512_dpbusd_epi32(*sum, codes[g], x);
+                    *sum = _mm512_dpbusd_epi32(*sum, codes.word(g), x);
                 }
             }
             for other in others.iter().take(chains - 1) {

@@ -1,7 +1,8 @@
 //! Sixteen lanes in plain Rust: for machines without AVX2, and to check the others.
 
-use super::simd::{LANES, Simd};
+use super::simd::{Codes, LANES, Simd};
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// Plain Rust.
 #[derive(Debug, Clone, Copy)]
@@ -206,15 +207,18 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn dots<const R: usize>(
         _bits: u32,
-        groups: usize,
-        codes: &[W; 8],
+        groups: Range<usize>,
+        codes: impl Codes<Self>,
         x: *const i8,
+        stride: usize,
         mut sums: [W; R],
     ) -> [W; R] {
-        for (g, codes) in codes.iter().enumerate().take(groups) {
+        for g in groups {
+            // SAFETY: the caller's.
+            let codes = unsafe { codes.word(g) };
             for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller's: 4 * R * groups bytes are there.
-                let x = unsafe { x.add(4 * (R * g + r)).cast::<[i8; 4]>().read_unaligned() };
+                let x = unsafe { x.add(stride * r + 4 * g).cast::<[i8; 4]>().read_unaligned() };
                 for i in 0..LANES {
                     let c = codes[i].to_le_bytes();
                     let dot: i32 = (0..4).map(|j| i32::from(c[j]) * i32::from(x[j])).sum();

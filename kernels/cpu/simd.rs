@@ -1,5 +1,7 @@
 //! Sixteen lanes: what every kernel is written in. One algorithm, one implementation of [`Simd`] per instruction set.
 
+use std::ops::Range;
+
 /// Lanes of a vector: f32, i32 or four bytes each.
 pub const LANES: usize = 16;
 
@@ -101,20 +103,47 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn from_bits(a: Self::W) -> Self::F;
     /// Signed words to f32.
     unsafe fn to_f32(a: Self::W) -> Self::F;
-    /// f32 holding whole numbers from -127 to 127, to signed bytes.
+    /// f32 holding whole numbers from -128 to 127, to signed bytes.
     unsafe fn store_i8(p: *mut i8, a: Self::F);
     unsafe fn add_words(a: Self::W, b: Self::W) -> Self::W;
     /// Exact sums of 16 signed bytes and of the 16 behind them.
     unsafe fn sums_i8(p: *const i8) -> [i32; 2];
-    /// To each lane of `sums[r]` the exact sum over `g < groups` and `j < 4` of the unsigned bytes `codes[g].j`, below
-    /// `2^bits`, times the signed bytes `x[4 (R g + r) + j]`. `groups` is at most 8.
+    /// To each lane of `sums[r]` the exact sum over `g` in `groups` and `j < 4` of the unsigned bytes `codes[g].j`, below
+    /// `2^bits`, times the signed bytes `x[stride r + 4 g + j]`. There are at most 8 groups.
     unsafe fn dots<const R: usize>(
         bits: u32,
-        groups: usize,
-        codes: &[Self::W; 8],
+        groups: Range<usize>,
+        codes: impl Codes<Self>,
         x: *const i8,
+        stride: usize,
         sums: [Self::W; R],
     ) -> [Self::W; R];
+}
+
+/// Words of codes, four to a lane: in registers or in memory.
+pub trait Codes<S: Simd>: Copy {
+    /// # Safety
+    /// Needs the instruction set; `g` is below 8.
+    unsafe fn word(&self, g: usize) -> S::W;
+}
+
+impl<S: Simd> Codes<S> for [S::W; 8] {
+    #[inline(always)]
+    unsafe fn word(&self, g: usize) -> S::W {
+        self[g]
+    }
+}
+
+/// One word after the other; loaded where they are needed, so that they take no registers.
+#[derive(Clone, Copy)]
+pub struct InMemory(pub *const u8);
+
+impl<S: Simd> Codes<S> for InMemory {
+    #[inline(always)]
+    unsafe fn word(&self, g: usize) -> S::W {
+        // SAFETY: the caller's.
+        unsafe { S::load_words(self.0.add(4 * LANES * g)) }
+    }
 }
 
 /// e^x, within 2 units in the last place; 0 is never returned (the smallest result is about 1e-38).

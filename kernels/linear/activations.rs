@@ -1,12 +1,13 @@
 //! Activations, quantised and packed for the matrix kernels.
 //!
 //! Rows are packed in groups of 8, 4, 2 or 1 ([`in_row_groups`]), whose rows a kernel works on at once. A group has one
-//! record for each 32 columns, in which everything that the kernel broadcasts lies in the order in which it needs it, so a
+//! record for each 64 columns, in which everything that the kernel broadcasts lies in the order in which it needs it, so a
 //! kernel walks through a group from one end to the other.
 //!
-//! A block of 32 activations is `scale * code`, codes of 8 bits, `scale` its greatest magnitude over 127. Some blocks
-//! also have `rest`s, which make `scale * (code + rest / 256)`, that is 16 bits: see [`Precision`]. Whether a block has
-//! them follows from its row alone; where another row of the group has them they are zero and change no bit.
+//! A block of 64 activations (32 at a row's end, if it has no more) is `scale * code`, with `scale` its greatest magnitude over
+//! 127: codes of 8 bits. Where that magnitude stands out ([`Precision`]) the scale is smaller, and codes beyond 8 bits are
+//! `256 * high + low`: the kernel multiplies once more by the high parts of those words of four codes that have any. Scale and
+//! codes follow from the row alone; where another row of the group has high parts, this one's are zero and change no bit.
 
 use super::{OutOfMemory, Precision};
 use crate::Tensor;
@@ -14,28 +15,34 @@ use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
 use std::ops::Range;
 
 /// Activations that share a scale.
-pub(super) const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 64;
+/// What rows are a multiple of.
+const HALF: usize = BLOCK / 2;
 /// Rows that are packed by one thread: the largest group.
 pub(super) const GROUP: usize = 8;
-/// A rest's unit is a code's over this.
-const FINE: f32 = 256.0;
+/// The greatest code: both its parts are 127.
+const MAX_CODE: f32 = 127.0 * 257.0;
+/// Codes of 8 bits in a block that stands out go up to this share of the magnitude from which blocks do. At 1.0 such blocks cost
+/// half of all precision; the smaller, the more words have high parts.
+const FINER: f32 = 0.5;
 
-/// Byte offsets, for each row of the group, of the parts of a record. A part has the values of the group's rows side by side.
+/// Byte offsets, for each row of the group, of the parts of a record. But for codes, which are a row's 64 after the other's, a
+/// part has the values of the group's rows side by side.
 pub(super) mod record {
-    /// Eight words of four codes.
+    /// Low parts of the codes.
     pub const CODES: usize = 0;
-    /// As many of rests.
-    pub const RESTS: usize = 32;
+    /// High parts; a word counts only where [`super::Scratch::high`] says so.
+    pub const HIGH: usize = 64;
     /// f32.
-    pub const SCALE: usize = 64;
-    /// f32 sums of the activations: of all 32, of the first 16, of the others.
-    pub const SUMS: usize = 68;
-    /// i32, negated sums of the codes, in the same order.
-    pub const CODE_SUMS: usize = 80;
-    /// i32, negated sums of the rests, in the same order.
-    pub const REST_SUMS: usize = 92;
+    pub const SCALE: usize = 128;
+    /// f32 sums of 32 activations.
+    pub const SUMS: usize = 132;
+    /// i32, negated sums of 32 codes.
+    pub const CODE_SUMS: usize = 140;
+    /// i32, negated sums of 16 codes.
+    pub const SHORT_SUMS: usize = 148;
     /// All of it.
-    pub const BYTES: usize = 104;
+    pub const BYTES: usize = 164;
 }
 
 /// Evaluates `$body` for each group of R rows that covers `$rows`, `$row` being its first; R is 8, 4, 2 or 1. (A macro,
@@ -74,8 +81,8 @@ pub(super) use in_row_groups;
 #[derive(Debug, Default)]
 pub struct Scratch {
     records: Vec<u32>,
-    /// For each block of a group, at the place of the group's first row, whether any of its rows has rests.
-    refined: Vec<bool>,
+    /// For each block of a group, at the place of the group's first row, a bit for each word in which a row has high parts.
+    high: Vec<u16>,
     blocks: usize,
 }
 
@@ -83,11 +90,11 @@ impl Scratch {
     /// Room for `rows` rows of `cols` activations; more is allocated when it is needed.
     pub fn new(rows: usize, cols: usize) -> Result<Scratch, OutOfMemory> {
         let mut scratch = Scratch::default();
-        let blocks = rows.saturating_mul(cols / BLOCK);
+        let blocks = rows.saturating_mul(cols.div_ceil(BLOCK));
         let bytes = blocks.saturating_mul(record::BYTES);
         let records = scratch.records.try_reserve_exact(bytes / size_of::<u32>());
-        records.and_then(|()| scratch.refined.try_reserve_exact(blocks)).map_err(|_| OutOfMemory { bytes })?;
-        scratch.fit(rows, cols / BLOCK);
+        records.and_then(|()| scratch.high.try_reserve_exact(blocks)).map_err(|_| OutOfMemory { bytes })?;
+        scratch.fit(rows, cols.div_ceil(BLOCK));
         Ok(scratch)
     }
 
@@ -96,7 +103,7 @@ impl Scratch {
         let words = rows * blocks * record::BYTES / size_of::<u32>();
         if self.records.len() < words {
             self.records.resize(words, 0);
-            self.refined.resize(rows * blocks, false);
+            self.high.resize(rows * blocks, 0);
         }
     }
 
@@ -105,22 +112,23 @@ impl Scratch {
         self.records[row * self.blocks * record::BYTES / size_of::<u32>()..].as_ptr().cast()
     }
 
-    /// Which blocks of that group have rests.
-    pub(super) fn refined(&self, row: usize) -> *const bool {
-        self.refined[row * self.blocks..].as_ptr()
+    /// For each block of that group, which words have high parts.
+    pub(super) fn high(&self, row: usize) -> *const u16 {
+        self.high[row * self.blocks..].as_ptr()
     }
 
-    /// Quantises and packs the rows of `x`, whose columns are a multiple of [`BLOCK`].
+    /// Quantises and packs the rows of `x`, whose columns are a multiple of 32.
     pub(super) fn pack(&mut self, cpu: &Cpu, x: Tensor, precision: Precision) {
-        let blocks = x.cols() / BLOCK;
+        let blocks = x.cols().div_ceil(BLOCK);
         self.fit(x.rows(), blocks);
         let pack = Pack {
             x: SyncPtr(x.ptr()),
             stride: x.stride(),
             blocks,
+            cols: x.cols(),
             threshold: precision.threshold(),
             records: SyncMutPtr(self.records.as_mut_ptr().cast()),
-            refined: SyncMutPtr(self.refined.as_mut_ptr()),
+            high: SyncMutPtr(self.high.as_mut_ptr()),
             rows: 0..0,
         };
         let rows = x.rows();
@@ -136,9 +144,10 @@ struct Pack {
     x: SyncPtr<f32>,
     stride: usize,
     blocks: usize,
+    cols: usize,
     threshold: f32,
     records: SyncMutPtr<u8>,
-    refined: SyncMutPtr<bool>,
+    high: SyncMutPtr<u16>,
     rows: Range<usize>,
 }
 
@@ -159,37 +168,47 @@ impl Pack {
         // SAFETY: the caller's.
         unsafe {
             let records = self.records.get().add(row * self.blocks * record::BYTES);
-            let refined = self.refined.get().add(row * self.blocks);
-            refined.write_bytes(0, self.blocks);
+            let high = self.high.get().add(row * self.blocks);
+            let row_of = |r| self.x.get().add((row + r) * self.stride);
+            // From which magnitude a row's blocks stand out.
             let mut limits = [0.0; R];
             for (r, limit) in limits.iter_mut().enumerate() {
-                let x = self.x.get().add((row + r) * self.stride);
                 // Each block's greatest magnitude, kept where its scale will be.
                 let mut total = 0.0;
                 for b in 0..self.blocks {
-                    let x = x.add(b * BLOCK);
-                    let max = S::max_lane(S::max(S::abs(S::load(x)), S::abs(S::load(x.add(LANES)))));
+                    let mut max = S::splat(0.0);
+                    for k in (0..self.len(b)).step_by(LANES) {
+                        max = S::max(max, S::abs(S::load(row_of(r).add(b * BLOCK + k))));
+                    }
+                    let max = S::max_lane(max);
                     total += max;
                     *self.part::<f32, R>(records, b, record::SCALE).add(r) = max;
                 }
                 *limit = self.threshold * (total / self.blocks as f32);
-                for b in 0..self.blocks {
-                    *refined.add(b) |= *self.part::<f32, R>(records, b, record::SCALE).add(r) > *limit;
-                }
             }
-            for (r, limit) in limits.iter().enumerate() {
-                let x = self.x.get().add((row + r) * self.stride);
-                for b in 0..self.blocks {
-                    self.block::<S, R>(x.add(b * BLOCK), records, b, r, *limit, *refined.add(b));
+            for b in 0..self.blocks {
+                let maxima = self.part::<f32, R>(records, b, record::SCALE);
+                let refined = limits.iter().enumerate().any(|(r, limit)| *maxima.add(r) > *limit);
+                let mut words = 0;
+                for (r, limit) in limits.iter().enumerate() {
+                    words |= self.block::<S, R>(row_of(r), records, b, r, *limit, refined);
                 }
+                *high.add(b) = words;
             }
         }
     }
 
-    /// Writes row `r`'s part of record `b`, with rests if it has them or another row of the group does.
+    /// Columns of block `b`.
+    #[inline(always)]
+    fn len(&self, b: usize) -> usize {
+        BLOCK.min(self.cols - b * BLOCK)
+    }
+
+    /// Writes row `r`'s part of record `b`, the row being at `x`; with high parts, zero if need be, if the block stands out in a row
+    /// of the group: `refined`. Returns which words have high parts.
     ///
     /// # Safety
-    /// Needs the instruction set, a block at `x`, and its greatest magnitude in place of its scale.
+    /// Needs the instruction set, the row, and the block's greatest magnitude in place of its scale.
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize>(
         &self,
@@ -199,46 +218,59 @@ impl Pack {
         r: usize,
         limit: f32,
         refined: bool,
-    ) {
+    ) -> u16 {
         // SAFETY: the caller's.
         unsafe {
             let scale_at = self.part::<f32, R>(records, b, record::SCALE).add(r);
             let max = *scale_at;
-            let (scale, inverse) = (max / 127.0, if max > 0.0 { 127.0 / max } else { 0.0 });
+            let stands_out = max > limit;
+            let greatest = if stands_out { (FINER * limit).max(max * (127.0 / MAX_CODE)) } else { max };
+            let (scale, inverse) = (greatest / 127.0, if max > 0.0 { 127.0 / greatest } else { 0.0 });
             *scale_at = scale;
-            let (mut codes, mut rests) = ([0i8; BLOCK], [0i8; BLOCK]);
-            for half in [0, LANES] {
-                let x = S::mul(S::load(x.add(half)), S::splat(inverse));
-                let code = S::round(x);
-                S::store_i8(codes.as_mut_ptr().add(half), code);
-                if max > limit {
-                    // A rest of a half has no code; the next smaller one serves.
-                    let rest = S::round(S::mul(S::sub(x, code), S::splat(FINE)));
-                    S::store_i8(rests.as_mut_ptr().add(half), S::min(rest, S::splat(127.0)));
-                }
+            let low = self.part::<i8, R>(records, b, record::CODES).add(BLOCK * r);
+            let high = self.part::<i8, R>(records, b, record::HIGH).add(BLOCK * r);
+            if self.len(b) < BLOCK {
+                low.write_bytes(0, BLOCK);
             }
-            self.spread::<R>(&codes, self.part::<u32, R>(records, b, record::CODES), r);
             if refined {
-                self.spread::<R>(&rests, self.part::<u32, R>(records, b, record::RESTS), r);
+                high.write_bytes(0, BLOCK);
             }
-            let code_sums = S::sums_i8(codes.as_ptr());
-            let rest_sums = if max > limit { S::sums_i8(rests.as_ptr()) } else { [0, 0] };
-            let three = |[a, b]: [i32; 2]| [a + b, a, b];
-            for (i, (code, rest)) in three(code_sums).into_iter().zip(three(rest_sums)).enumerate() {
-                *self.part::<f32, R>(records, b, record::SUMS).add(i * R + r) =
-                    scale * (code as f32 + rest as f32 / FINE);
-                *self.part::<i32, R>(records, b, record::CODE_SUMS).add(i * R + r) = -code;
-                *self.part::<i32, R>(records, b, record::REST_SUMS).add(i * R + r) = -rest;
+            for k in (0..self.len(b)).step_by(LANES) {
+                let mut code = S::round(S::mul(S::load(x.add(b * BLOCK + k)), S::splat(inverse)));
+                if stands_out {
+                    // The quarter rounds a half up: 128 is 256 - 128, as bytes go.
+                    let top = S::round(S::mul(S::add(code, S::splat(0.25)), S::splat(1.0 / 256.0)));
+                    code = S::sub(code, S::mul(top, S::splat(256.0)));
+                    S::store_i8(high.add(k), top);
+                }
+                S::store_i8(low.add(k), code);
             }
+            for half in 0..BLOCK / HALF {
+                let mut sums = S::sums_i8(low.add(half * HALF));
+                if stands_out {
+                    let tops = S::sums_i8(high.add(half * HALF));
+                    sums = [sums[0] + 256 * tops[0], sums[1] + 256 * tops[1]];
+                }
+                self.put_sums::<R>(records, b, half * R + r, scale, sums);
+            }
+            if stands_out { words_with_codes(high) } else { 0 }
         }
     }
 
-    /// Writes row `r`'s eight words among those of R rows.
+    /// Writes the sums of 32 codes, those of the first 16 and of the others being known, and of the activations.
+    ///
+    /// # Safety
+    /// Needs the record; `i` is the half's place among the group's.
     #[inline(always)]
-    unsafe fn spread<const R: usize>(&self, bytes: &[i8; BLOCK], out: *mut u32, r: usize) {
-        for (g, word) in bytemuck::cast_slice::<i8, [u8; 4]>(bytes).iter().enumerate() {
-            // SAFETY: the caller's: the record is there.
-            unsafe { *out.add(g * R + r) = u32::from_ne_bytes(*word) };
+    unsafe fn put_sums<const R: usize>(&self, records: *mut u8, b: usize, i: usize, scale: f32, sums: [i32; 2]) {
+        let sum = sums[0] + sums[1];
+        // SAFETY: the caller's.
+        unsafe {
+            *self.part::<f32, R>(records, b, record::SUMS).add(i) = scale * sum as f32;
+            *self.part::<i32, R>(records, b, record::CODE_SUMS).add(i) = -sum;
+            // Of two quarters for each half, those of the group's rows side by side.
+            let quarter = self.part::<i32, R>(records, b, record::SHORT_SUMS).add(i / R * R + i);
+            (*quarter, *quarter.add(R)) = (-sums[0], -sums[1]);
         }
     }
 
@@ -248,4 +280,19 @@ impl Pack {
         // SAFETY: the caller's: the record is there.
         unsafe { records.add((b * record::BYTES + part) * R).cast() }
     }
+}
+
+/// A bit for each word of a block at `codes` that is not zero.
+///
+/// # Safety
+/// Needs the block.
+#[inline(always)]
+unsafe fn words_with_codes(codes: *const i8) -> u16 {
+    let mut words = 0;
+    for g in 0..BLOCK / 4 {
+        // SAFETY: the caller's.
+        let word = unsafe { codes.add(4 * g).cast::<u32>().read_unaligned() };
+        words |= u16::from(word != 0) << g;
+    }
+    words
 }

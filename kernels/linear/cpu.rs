@@ -24,6 +24,8 @@ const CHUNK: usize = 768;
 const AHEAD: usize = 16 * 1024;
 /// Rows from which decoding to memory is worth it.
 const MANY: usize = 24;
+/// Records between the one that is worked on and the one that is asked for from the second-level cache.
+const RECORDS_AHEAD: usize = 3;
 
 pub fn linear(cpu: &Cpu, x: Tensor, w: &Weight, scratch: &mut Scratch, y: &mut TensorMut) {
     if x.rows() == 0 {
@@ -190,12 +192,12 @@ impl<F: Format> QuantTiles<'_, F> {
     /// Needs the instruction set, as all below; the tile and the rows are the job's, and the first begins a group.
     #[inline(always)]
     unsafe fn few<S: Simd>(job: &Job, tile: usize, rows: Range<usize>) {
-        let (weights, blocks) = (job.tile(tile), job.x.cols() / F::BLOCK);
+        let (weights, cols) = (job.tile(tile), job.x.cols());
         in_row_groups!(S, rows, |row, R| {
             // SAFETY: the caller's.
             unsafe {
-                let (x, refined) = (job.scratch.records(row), job.scratch.refined(row));
-                let sums = product::<S, F, R>(weights, blocks, x, refined, [S::splat(0.0); R]);
+                let (x, high) = (job.scratch.records(row), job.scratch.high(row));
+                let sums = product::<S, F, R>(weights, cols, x, high, [S::splat(0.0); R]);
                 for (r, sums) in sums.into_iter().enumerate() {
                     job.store::<S>(tile, row + r, sums, true);
                 }
@@ -215,26 +217,53 @@ impl<F: Format> QuantTiles<'_, F> {
         let decoded: *mut u8 = decoded.as_mut_ptr().cast();
         let cols = job.x.cols();
         for start in (0..cols).step_by(CHUNK) {
-            let len = CHUNK.min(cols - start);
+            let chunk = start..cols.min(start + CHUNK);
             for tile in job.tiles.clone() {
-                // SAFETY: the chunk lies in the tile, the records in the scratch; sums wait where the result will be.
+                // SAFETY: the chunk lies in the tile, and the buffer holds it.
                 unsafe {
-                    let chunk = job.tile(tile).add(start / F::BLOCK * LANES * F::BLOCK_BYTES);
-                    Decoded::<F>::write::<S>(chunk, len / F::BLOCK, decoded);
-                    for row in rows.clone().step_by(R) {
-                        let x = job.scratch.records(row).add(start / BLOCK * record::BYTES * R);
-                        let refined = job.scratch.refined(row).add(start / BLOCK);
-                        let mut sums = [S::splat(0.0); R];
-                        if start > 0 {
-                            for (r, sum) in sums.iter_mut().enumerate() {
-                                *sum = job.load::<S>(tile, row + r);
-                            }
-                        }
-                        let sums = product::<S, Decoded<F>, R>(decoded, len / F::SUB, x, refined, sums);
-                        for (r, sum) in sums.into_iter().enumerate() {
-                            job.store::<S>(tile, row + r, sum, start + len == cols);
-                        }
+                    let weights = job.tile(tile).add(start / F::BLOCK * LANES * F::BLOCK_BYTES);
+                    Decoded::<F>::write::<S>(weights, chunk.len() / F::BLOCK, decoded);
+                    Self::groups::<S, R>(job, rows.clone(), tile, chunk.clone(), weights, decoded);
+                }
+            }
+        }
+    }
+
+    /// A chunk of a tile's columns, at `weights` and in `decoded`, times rows in whole groups of R.
+    ///
+    /// # Safety
+    /// As [`QuantTiles::few`].
+    #[inline(always)]
+    unsafe fn groups<S: Simd, const R: usize>(
+        job: &Job,
+        rows: Range<usize>,
+        tile: usize,
+        chunk: Range<usize>,
+        weights: *const u8,
+        decoded: *const u8,
+    ) {
+        let cols = job.x.cols();
+        // The next tile's bytes are asked for a share at a time: of many at once the last ones come too late.
+        let next = weights.wrapping_add(LANES * job.part.dtype.row_bytes(cols));
+        let lines = chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES / 64;
+        let share = lines.div_ceil(rows.len() / R);
+        for (i, row) in rows.step_by(R).enumerate() {
+            // SAFETY: the records are in the scratch; sums wait where the result will be.
+            unsafe {
+                for line in i * share..lines.min((i + 1) * share) {
+                    S::prefetch(next.wrapping_add(64 * line));
+                }
+                let x = job.scratch.records(row).add(chunk.start / BLOCK * record::BYTES * R);
+                let high = job.scratch.high(row).add(chunk.start / BLOCK);
+                let mut sums = [S::splat(0.0); R];
+                if chunk.start > 0 {
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        *sum = job.load::<S>(tile, row + r);
                     }
+                }
+                let sums = product::<S, Decoded<F>, R>(decoded, chunk.len(), x, high, sums);
+                for (r, sum) in sums.into_iter().enumerate() {
+                    job.store::<S>(tile, row + r, sum, chunk.end == cols);
                 }
             }
         }
@@ -255,91 +284,126 @@ macro_rules! in_eights {
     };
 }
 
-/// Adds to `sums` the products of `blocks` of a tile's blocks with R rows of packed activations.
+/// Adds to `sums` the products of `cols` columns of a tile with R rows of packed activations.
 ///
 /// # Safety
-/// Needs the instruction set, the blocks at `weights`, as many columns of a group of R rows at `x`, and whether each 32 of
-/// them have rests at `refined`.
+/// Needs the instruction set, the columns at `weights`, as many of a group of R rows at `x`, and for each block of them which
+/// words have high parts at `high`.
 #[inline(always)]
 unsafe fn product<S: Simd, F: Format, const R: usize>(
     weights: *const u8,
-    blocks: usize,
+    cols: usize,
     x: *const u8,
-    refined: *const bool,
+    high: *const u16,
     mut sums: [S::F; R],
 ) -> [S::F; R] {
+    let step = if F::BLOCK > BLOCK { F::BLOCK } else { BLOCK };
     // SAFETY: offsets stay inside the tile and the records; the instruction set is the caller's.
     unsafe {
-        for block in 0..blocks {
-            let tile = weights.add(block * LANES * F::BLOCK_BYTES);
-            let mut first = 0;
-            while first < F::BLOCK / F::SUB {
-                in_eights!(F::BLOCK / F::SUB, |i| {
-                    let s = first + i;
-                    if F::STREAMED {
-                        // Spread over the sub-blocks: of many at once the last ones come too late.
-                        let lines = LANES * F::BLOCK_BYTES * F::SUB / F::BLOCK;
-                        for line in s * lines / 64..(s + 1) * lines / 64 {
-                            S::prefetch(tile.wrapping_add(AHEAD + line * 64));
-                        }
-                    }
-                    let sub = F::decode::<S>(tile, s);
-                    let k = block * F::BLOCK + s * F::SUB;
-                    let x = x.add(k / BLOCK * record::BYTES * R);
-                    sub_product::<S, F, R>(sub, x, k % BLOCK, *refined.add(k / BLOCK), &mut sums);
-                });
-                first += 8;
-            }
+        for first in (0..cols / step * step).step_by(step) {
+            let tile = weights.add(first / F::BLOCK * LANES * F::BLOCK_BYTES);
+            in_eights!(step / BLOCK, |i| {
+                let b = first / BLOCK + i;
+                block_product::<S, F, R, BLOCK>(tile, i, x.add(b * record::BYTES * R), *high.add(b), &mut sums);
+            });
         }
-        sums
+        if !cols.is_multiple_of(step) {
+            let b = cols / BLOCK;
+            let tile = weights.add(b * BLOCK / F::BLOCK * LANES * F::BLOCK_BYTES);
+            block_product::<S, F, R, { BLOCK / 2 }>(tile, 0, x.add(b * record::BYTES * R), *high.add(b), &mut sums);
+        }
     }
+    sums
 }
 
-/// Adds to `sums` the products of a sub-block with the activations from column `k` of the record at `x`.
+/// Adds to `sums` the products of block `i` of the columns at `tile`, of its first COLS columns, with the record at `x`.
 ///
 /// # Safety
-/// Needs the instruction set and the record, with rests if it is `refined`.
+/// Needs the instruction set and the record, with the high parts of the words in `high`.
 #[inline(always)]
-unsafe fn sub_product<S: Simd, F: Format, const R: usize>(
-    sub: SubBlock<S>,
+unsafe fn block_product<S: Simd, F: Format, const R: usize, const COLS: usize>(
+    tile: *const u8,
+    i: usize,
     x: *const u8,
-    k: usize,
-    refined: bool,
+    high: u16,
     sums: &mut [S::F; R],
 ) {
-    // Which of a record's three sums are meant.
-    let part = if F::SUB == BLOCK { 0 } else { 1 + k / F::SUB };
     // SAFETY: the caller's.
     unsafe {
         let at = |offset: usize| x.add(offset * R);
-        let zeros = |offset: usize, r: usize, z: u32| {
-            S::shl(S::splat_word(at(offset + 4 * part).cast::<u32>().add(r).read()), z)
-        };
-        let mut dots = [S::splat_word(0); R];
-        if let Some(z) = F::ZERO {
-            for (r, dot) in dots.iter_mut().enumerate() {
-                *dot = zeros(record::CODE_SUMS, r, z);
-            }
+        let mut scaled = [S::splat(0.0); R];
+        if !F::STREAMED {
+            // The low parts, which are a line for each row: high parts are needed seldom.
+            in_eights!(R, |line| {
+                S::prefetch(x.wrapping_add(RECORDS_AHEAD * record::BYTES * R + line * 64));
+            });
         }
-        let mut d = sub.d;
-        dots = S::dots::<R>(F::BITS, F::SUB / 4, &sub.codes, at(record::CODES + k).cast(), dots);
-        if refined {
-            for (r, dot) in dots.iter_mut().enumerate() {
-                *dot = S::shl(*dot, 8);
-                if let Some(z) = F::ZERO {
-                    *dot = S::add_words(*dot, zeros(record::REST_SUMS, r, z));
+        in_eights!(COLS / F::SUB, |s| {
+            let k = i * BLOCK + s * F::SUB;
+            if F::STREAMED {
+                // Spread over the sub-blocks: of many at once the last ones come too late.
+                let lines = |k: usize| k * LANES * F::BLOCK_BYTES / F::BLOCK / 64;
+                for line in lines(k)..lines(k + F::SUB) {
+                    S::prefetch(tile.wrapping_add(AHEAD + line * 64));
                 }
             }
-            dots = S::dots::<R>(F::BITS, F::SUB / 4, &sub.codes, at(record::RESTS + k).cast(), dots);
-            d = S::mul(d, S::splat(1.0 / 256.0));
-        }
+            let sub = F::decode::<S>(tile.add(k / F::BLOCK * LANES * F::BLOCK_BYTES), k % F::BLOCK / F::SUB);
+            let dots = dots::<S, F, R>(&sub, x, s, high >> (s * F::SUB / 4));
+            for (r, scaled) in scaled.iter_mut().enumerate() {
+                let dot = S::to_f32(dots[r]);
+                *scaled = if s == 0 { S::mul(dot, sub.d) } else { S::fma(dot, sub.d, *scaled) };
+                if F::ZERO.is_none() {
+                    let sum = S::splat(at(record::SUMS).cast::<f32>().add(s * R + r).read());
+                    sums[r] = S::fma(sub.m, sum, sums[r]);
+                }
+            }
+        });
         for (r, sum) in sums.iter_mut().enumerate() {
-            let scale = S::splat(at(record::SCALE).cast::<f32>().add(r).read());
-            *sum = S::fma(S::mul(S::to_f32(dots[r]), d), scale, *sum);
-            if F::ZERO.is_none() {
-                *sum = S::fma(sub.m, S::splat(at(record::SUMS + 4 * part).cast::<f32>().add(r).read()), *sum);
+            *sum = S::fma(scaled[r], S::splat(at(record::SCALE).cast::<f32>().add(r).read()), *sum);
+        }
+    }
+}
+
+/// The whole numbers of sub-block `s` of the record at `x`: codes of weights times codes of activations.
+///
+/// # Safety
+/// Needs the instruction set and the record; bit g of `high` says whether the sub-block's word g has high parts.
+#[inline(always)]
+unsafe fn dots<S: Simd, F: Format, const R: usize>(
+    sub: &SubBlock<S, F::Codes<S>>,
+    x: *const u8,
+    s: usize,
+    high: u16,
+) -> [S::W; R] {
+    // SAFETY: the caller's.
+    unsafe {
+        let at = |offset: usize| x.add(offset * R);
+        let mut dots = [S::splat_word(0); R];
+        let mut words = high & ((1 << (F::SUB / 4)) - 1);
+        if words != 0 {
+            let x = at(record::HIGH).add(s * F::SUB).cast();
+            if F::STREAMED {
+                // Codes in registers have no number: all of them, then.
+                dots = S::dots::<R>(F::BITS, 0..F::SUB / 4, sub.codes, x, BLOCK, dots);
+            } else {
+                while words != 0 {
+                    let g = words.trailing_zeros() as usize;
+                    dots = S::dots::<R>(F::BITS, g..g + 1, sub.codes, x, BLOCK, dots);
+                    words &= words - 1;
+                }
+            }
+            for dot in &mut dots {
+                *dot = S::shl(*dot, 8);
             }
         }
+        if let Some(z) = F::ZERO {
+            let sums = if F::SUB == 16 { record::SHORT_SUMS } else { record::CODE_SUMS };
+            for (r, dot) in dots.iter_mut().enumerate() {
+                let sum = at(sums).cast::<u32>().add(s * R + r).read();
+                *dot = S::add_words(*dot, S::shl(S::splat_word(sum), z));
+            }
+        }
+        S::dots::<R>(F::BITS, 0..F::SUB / 4, sub.codes, at(record::CODES).add(s * F::SUB).cast(), BLOCK, dots)
     }
 }
 

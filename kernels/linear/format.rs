@@ -4,20 +4,20 @@
 //! or `w = d * (u - 2^z)`, where `Σ w x = d (Σ u x - 2^z Σ x)`. Sums with codes are sums of integers, and `Σ x` is known
 //! for each block of activations. See [`super::weight`] for the tiles and [`crate::quant`] for the bits.
 
-use crate::cpu::{LANES, Simd};
+use crate::cpu::{Codes, InMemory, LANES, Simd};
 use std::marker::PhantomData;
 
 /// One sub-block of a tile: codes of 16 rows, four to a word, their scales and, where codes have no zero, their minima.
-pub struct SubBlock<S: Simd> {
-    pub codes: [S::W; 8],
+pub struct SubBlock<S: Simd, C = [<S as Simd>::W; 8]> {
+    pub codes: C,
     pub d: S::F,
     pub m: S::F,
 }
 
-impl<S: Simd> SubBlock<S> {
+impl<S: Simd, C> SubBlock<S, C> {
     /// One without minima.
     #[inline(always)]
-    unsafe fn symmetric(codes: [S::W; 8], d: S::F) -> Self {
+    unsafe fn symmetric(codes: C, d: S::F) -> Self {
         // SAFETY: the caller's.
         SubBlock { codes, d, m: unsafe { S::splat(0.0) } }
     }
@@ -40,12 +40,14 @@ pub unsafe trait Format: 'static {
     const ZERO: Option<u32>;
     /// Whether blocks come from memory rather than from a cache.
     const STREAMED: bool = true;
+    /// Where decoded codes are.
+    type Codes<S: Simd>: Codes<S>;
 
     /// Sub-block `s` of the tile's block at `tile`. With `SUB` 16, only the first four words of codes count.
     ///
     /// # Safety
     /// Needs the instruction set, a whole block at `tile`, and `s < BLOCK / SUB`.
-    unsafe fn decode<S: Simd>(tile: *const u8, s: usize) -> SubBlock<S>;
+    unsafe fn decode<S: Simd>(tile: *const u8, s: usize) -> SubBlock<S, Self::Codes<S>>;
 }
 
 const NIBBLES: u32 = 0x0f0f_0f0f;
@@ -147,6 +149,7 @@ macro_rules! format {
             const SUB: usize = $sub;
             const BITS: u32 = $bits;
             const ZERO: Option<u32> = $zero;
+            type Codes<S: Simd> = [S::W; 8];
             #[inline(always)]
             unsafe fn decode<$S: Simd>($tile: *const u8, $s: usize) -> SubBlock<$S> {
                 // SAFETY: the caller's.
@@ -226,15 +229,13 @@ unsafe impl<F: Format> Format for Decoded<F> {
     const BITS: u32 = F::BITS;
     const ZERO: Option<u32> = F::ZERO;
     const STREAMED: bool = false;
+    type Codes<S: Simd> = InMemory;
 
     #[inline(always)]
-    unsafe fn decode<S: Simd>(tile: *const u8, _: usize) -> SubBlock<S> {
+    unsafe fn decode<S: Simd>(tile: *const u8, _: usize) -> SubBlock<S, InMemory> {
         // SAFETY: the caller's.
         unsafe {
-            let mut codes = [S::splat_word(0); 8];
-            for (w, code) in codes.iter_mut().enumerate().take(F::SUB / 4) {
-                *code = words::<S>(tile, 0, w);
-            }
+            let codes = InMemory(tile);
             let d = S::load(tile.add(LANES * F::SUB).cast());
             match F::ZERO {
                 Some(_) => SubBlock::symmetric(codes, d),
@@ -256,8 +257,8 @@ impl<F: Format> Decoded<F> {
                 // SAFETY: the caller's.
                 unsafe {
                     let sub = F::decode::<S>(tile.add(block * LANES * F::BLOCK_BYTES), s);
-                    for (w, code) in sub.codes.into_iter().enumerate().take(F::SUB / 4) {
-                        S::store_words(out.add(LANES * 4 * w), code);
+                    for w in 0..F::SUB / 4 {
+                        S::store_words(out.add(LANES * 4 * w), sub.codes.word(w));
                     }
                     S::store(out.add(LANES * F::SUB).cast(), sub.d);
                     if F::ZERO.is_none() {

@@ -1,6 +1,6 @@
 //! `y = x Wᵀ + b`: activations `x` `[T, K]` f32, weights `W` `[N, K]` in any [`crate::DType`], output `y` `[T, N]` f32.
 //!
-//! On [`Device::Cpu`] quantised weights meet activations that are quantised in blocks of 32 to 8 or 16 bits ([`Precision`]),
+//! On [`Device::Cpu`] quantised weights meet activations that are quantised in blocks of 64 to 8 or more bits ([`Precision`]),
 //! and the products are summed as integers within a block; float weights meet f32 activations. Each output element is
 //! summed block by block in the order of K, whatever T and the number of threads, so a row's result never depends on
 //! the batch.

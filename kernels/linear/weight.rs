@@ -47,9 +47,10 @@ pub struct OutOfMemory {
     pub bytes: usize,
 }
 
-/// How exactly the CPU takes the activations that meet a quantised weight: a block of 32 of them is rounded to 8 bits, an
-/// error of up to 0.4% of its greatest magnitude, or to 16 bits for twice the multiplications. Most of the error comes from
-/// few blocks, those with the greatest magnitudes, and these are the same few in most rows.
+/// How exactly the CPU takes the activations that meet a quantised weight: a block of 64 of them is rounded to 8 bits, an
+/// error of up to 0.4% of its greatest magnitude; or more finely, and the few activations that 8 bits do not hold then are
+/// multiplied twice. Most of the error comes from few blocks, those with the greatest magnitudes, and these are the same few
+/// in most rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Precision(f32);
 
@@ -59,7 +60,8 @@ impl Precision {
     /// 16 bits everywhere.
     pub const FINE: Precision = Precision(0.0);
 
-    /// 16 bits for the blocks whose greatest magnitude is above `threshold` times the mean of those of the row's blocks.
+    /// More bits for the blocks whose greatest magnitude is above `threshold` times the mean of those of the row's blocks: as
+    /// many as make their steps half of what they are right below.
     pub const fn fine_above(threshold: f32) -> Precision {
         Precision(threshold)
     }
