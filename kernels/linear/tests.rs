@@ -73,7 +73,7 @@ fn uneven(rng: &mut Rng, rows: usize, cols: usize) -> Vec<f32> {
     x
 }
 
-/// 16 bits where a block stands out take most of the error away.
+/// More bits where a block stands out take most of the error away; the threshold is the one of heads (model/weights.rs).
 #[test]
 fn what_stands_out_is_taken_finely() {
     let mut rng = Rng::new(13);
@@ -83,10 +83,10 @@ fn what_stands_out_is_taken_finely() {
         let source = [random_source(&mut rng, dtype, outputs, cols)];
         let want = run(&Device::Reference, &x, &source, &[]);
         for device in cpus() {
-            let errors = [Precision::COARSE, Precision::fine_above(1.5), Precision::FINE]
+            let errors = [Precision::COARSE, Precision::fine_above(0.5), Precision::FINE]
                 .map(|precision| relative_error(&run_with(precision, &device, &x, &source, &[]), &want));
             let what = format!("{} on {}: {errors:?}", dtype.name(), device.name());
-            assert!(errors[1] < errors[0] / 2.5 && errors[2] < errors[1], "{what}");
+            assert!(errors[1] < errors[0] / 4.0 && errors[2] < errors[1], "{what}");
         }
     }
 }
