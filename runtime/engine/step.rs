@@ -163,6 +163,8 @@ impl<E: Executor> StepLoop<E> {
             if let Some(command) = shared.commands.pop_wait(self.patience(ready), wake) {
                 self.obey(command);
             }
+            // The wait may have been for a deadline, and what came may be late.
+            self.end_overdue();
         }
         !stopped()
     }
@@ -386,8 +388,9 @@ impl<E: Executor> StepLoop<E> {
         self.pending.iter().filter(|e| e.finish.as_ref().is_some_and(|f| f.last)).count()
     }
 
-    /// Moves pending events into the queue while there is room.
+    /// Moves pending events into the queue while there is room, and wakes who waits for them once.
     fn flush(&mut self) {
+        let pending = self.pending.len();
         while let Some(event) = self.pending.pop_front() {
             trace::deliver(&event);
             if let Some(finish) = &event.finish {
@@ -396,10 +399,14 @@ impl<E: Executor> StepLoop<E> {
             // Before the event is there: who sees a request's end may submit the next one.
             let places = usize::from(event.finish.as_ref().is_some_and(|f| f.last));
             self.shared.in_flight.fetch_sub(places, Ordering::SeqCst);
-            if let Err(event) = self.shared.events.push(event) {
+            if let Err(event) = self.shared.events.push_quietly(event) {
                 self.shared.in_flight.fetch_add(places, Ordering::SeqCst);
-                return self.pending.push_front(event);
+                self.pending.push_front(event);
+                break;
             }
+        }
+        if self.pending.len() < pending {
+            self.shared.events.wake();
         }
     }
 }

@@ -35,6 +35,12 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// The same without waking anybody: for several items, after the last of which comes [`Queue::wake`]. A sleeper would
+    /// otherwise be woken for each, find one, and sleep again.
+    pub fn push_quietly(&self, item: T) -> Result<(), T> {
+        self.items.push(item)
+    }
+
     /// Takes the oldest item, if there is one.
     pub fn pop(&self) -> Option<T> {
         self.items.pop().or_else(|| self.bell.nothing_there(|| self.items.pop()))

@@ -118,11 +118,11 @@ fn a_repeated_prefix_is_not_computed_again_and_changes_no_bit() {
 #[test]
 fn deadlines_end_what_runs_and_what_waits() {
     let engine = engine(&EngineConfig { max_sequences: 1, max_batch_tokens: 1, ..config() });
-    // The first has 250 steps to make.
-    let soon = Some(Duration::from_millis(2));
+    // The first has 250 steps to make. The second must not find it ended, however late this thread submits.
+    let (soon, at_once) = (Some(Duration::from_micros(500)), Some(Duration::from_nanos(1)));
     let ids = [
         engine.submit(Request { deadline: soon, ..request(&"slow ".repeat(40), 50) }).unwrap(),
-        engine.submit(Request { deadline: soon, n: 2, ..request("waits", 50) }).unwrap(),
+        engine.submit(Request { deadline: at_once, n: 2, ..request("waits", 50) }).unwrap(),
         engine.submit(request("patient", 3)).unwrap(),
     ];
     let samples = collect_samples(&engine, 3);
