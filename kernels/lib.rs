@@ -32,7 +32,7 @@ pub use cpu::{Cpu, Isa};
 pub use device::Device;
 pub use embed::embed;
 pub use kv_write::{KvCache, KvDType, kv_write};
-pub use linear::{Scratch, Weight, linear};
+pub use linear::{Scratch, Weight, gate_up, linear};
 pub use quant::DType;
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_in_place};
 pub use rope::{RopeAngles, rope};

@@ -7,14 +7,28 @@ use aieng_kernels::BLOCK_TOKENS;
 use aieng_kernels::sample::log_sum_exp;
 
 /// What [`perplexity`] found.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Perplexity {
     /// exp of the mean negative log-likelihood.
     pub value: f64,
     /// Standard error of `value`.
     pub standard_error: f64,
-    /// Tokens scored.
-    pub tokens: usize,
+    /// Of each token scored, in order (nats).
+    pub log_likelihoods: Vec<f32>,
+}
+
+impl Perplexity {
+    fn of(log_likelihoods: Vec<f32>) -> Perplexity {
+        let mean = mean_of(&log_likelihoods, |x| x);
+        let variance = mean_of(&log_likelihoods, |x| (x - mean).powi(2));
+        let (value, n) = ((-mean).exp(), log_likelihoods.len() as f64);
+        let standard_error = if n > 1.0 { value * (variance / (n - 1.0)).sqrt() } else { 0.0 };
+        Perplexity { value, standard_error, log_likelihoods }
+    }
+}
+
+fn mean_of(values: &[f32], term: impl Fn(f64) -> f64) -> f64 {
+    values.iter().map(|x| term(f64::from(*x))).sum::<f64>() / values.len() as f64
 }
 
 /// Splits `tokens` into windows of `ctx` (a shorter rest is left out), replaces each window's first token by `bos`, if
@@ -42,20 +56,20 @@ pub fn perplexity(
     }
     let windows = tokens.chunks_exact(ctx);
     let count = windows.len();
-    let mut sums = Sums::default();
+    let mut log_likelihoods = Vec::new();
     for (i, window) in windows.enumerate() {
         let mut window: Vec<u32> = window.iter().map(|t| t.0).collect();
         if let Some(bos) = bos {
             window[0] = bos.0;
         }
-        score(model, &window, &mut sums)?;
-        progress((i + 1) as f32 / count as f32, sums.result().value);
+        score(model, &window, &mut log_likelihoods)?;
+        progress((i + 1) as f32 / count as f32, (-mean_of(&log_likelihoods, |x| x)).exp());
     }
-    Ok(sums.result())
+    Ok(Perplexity::of(log_likelihoods))
 }
 
-/// Adds up the negative log-likelihoods of a window's second half.
-fn score(model: &mut Model, window: &[u32], sums: &mut Sums) -> Result<()> {
+/// Appends the log-likelihoods of a window's second half.
+fn score(model: &mut Model, window: &[u32], log_likelihoods: &mut Vec<f32>) -> Result<()> {
     let table: Vec<u32> = (0..window.len().div_ceil(BLOCK_TOKENS) as u32).collect();
     let first_scored = window.len() / 2;
     let mut batch = Batch::default();
@@ -77,7 +91,7 @@ fn score(model: &mut Model, window: &[u32], sums: &mut Sums) -> Result<()> {
             for i in 0..n {
                 let logits = model.logits_row(i);
                 let next = window[done + row + i + 1] as usize;
-                sums.add(f64::from(log_sum_exp(model.device(), logits)) - f64::from(logits[next]));
+                log_likelihoods.push(logits[next] - log_sum_exp(model.device(), logits));
             }
             row += n;
         }
@@ -86,43 +100,15 @@ fn score(model: &mut Model, window: &[u32], sums: &mut Sums) -> Result<()> {
     Ok(())
 }
 
-/// Negative log-likelihoods and their squares.
-#[derive(Debug, Default)]
-struct Sums {
-    sum: f64,
-    squares: f64,
-    tokens: usize,
-}
-
-impl Sums {
-    fn add(&mut self, nll: f64) {
-        self.sum += nll;
-        self.squares += nll * nll;
-        self.tokens += 1;
-    }
-
-    fn result(&self) -> Perplexity {
-        let n = self.tokens as f64;
-        let mean = self.sum / n;
-        let variance = (self.squares / n - mean * mean).max(0.0);
-        let value = mean.exp();
-        let standard_error = if self.tokens > 1 { value * (variance / (n - 1.0)).sqrt() } else { 0.0 };
-        Perplexity { value, standard_error, tokens: self.tokens }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn likelihoods_become_a_value_and_its_error() {
-        let mut sums = Sums::default();
-        [1.0, 2.0, 3.0].into_iter().for_each(|x| sums.add(x));
-        let result = sums.result();
+        let result = Perplexity::of(vec![-1.0, -2.0, -3.0]);
         assert!((result.value - 2f64.exp()).abs() < 1e-12);
         // The variance is 2/3, of the mean 1/3.
         assert!((result.standard_error - 2f64.exp() * (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
-        assert_eq!(result.tokens, 3);
     }
 }

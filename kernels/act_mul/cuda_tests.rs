@@ -2,7 +2,7 @@ use super::*;
 use crate::testing::{Matrix, assert_close, gpus, rounded};
 use aieng_kernels::act_mul::cases::CASES;
 use aieng_kernels::testing::Rng;
-use aieng_kernels::{Device, Tensor, TensorMut};
+use aieng_kernels::{Tensor, TensorMut};
 
 #[test]
 fn matches_the_reference() {
@@ -16,7 +16,7 @@ fn matches_the_reference() {
             let x = rounded(&x);
             let mut want = vec![0.0; rows * width];
             let out = &mut TensorMut::new(&mut want, rows, width);
-            aieng_kernels::act_mul(&Device::Reference, Tensor::new(&x, rows, 2 * width), activation, out);
+            aieng_kernels::act_mul(Tensor::new(&x, rows, 2 * width), activation, out);
             for gpu in gpus() {
                 // Rows that allow eight columns at a time, and rows that do not.
                 for gap in [8, 3] {

@@ -4,7 +4,7 @@
 //! all KV heads: threads share a long context evenly, and each reads the cache in order. The pieces' results are merged
 //! in the order of positions, as they are where one item visits them all: so who computes what changes no bit.
 
-use super::state::{Block, CHUNK, Chunk, State, merge, record_len};
+use super::state::{Block, PIECE_BLOCKS, Piece, State, merge, record_len};
 use super::{AttentionParams, PIECE, Partials, Sequence, Sequences};
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr};
 use crate::kv_write::{KvBf16, KvElement, KvF16, KvF32, KvQ8};
@@ -14,11 +14,8 @@ use std::ops::Range;
 
 /// Query rows of a tile.
 const TILE: usize = 8;
-/// Blocks of a piece.
-const PIECE_BLOCKS: usize = PIECE / BLOCK_TOKENS;
 
 const _: () = assert!(BLOCK_TOKENS == LANES, "a block's scores fill one vector");
-const _: () = assert!(PIECE_BLOCKS.is_multiple_of(CHUNK), "a piece consists of whole chunks");
 
 #[allow(clippy::too_many_arguments, reason = "the operation's arguments")]
 pub fn attention(
@@ -144,7 +141,9 @@ impl<'a> Tiles<'a> {
 
     /// Computes all items, of a cache with elements E.
     fn items<E: KvElement>(&self, cpu: &Cpu, items: usize) {
-        cpu.parallel(items, 1, |items| Typed::<E>(Tiles { items, ..self.clone() }, PhantomData));
+        // To find its items a thread goes through all sequences, so it takes more of them at once the more there are.
+        let grain = self.sequences.context_lens.len().div_ceil(8);
+        cpu.parallel(items, grain, |items| Typed::<E>(Tiles { items, ..self.clone() }, PhantomData));
     }
 
     /// # Safety
@@ -191,26 +190,33 @@ impl<'a> Tiles<'a> {
     unsafe fn tile<S: Simd, E: KvElement, const R: usize>(&self, of: &Of, first: usize, left: usize) -> usize {
         let (shape, group, sequence) = (self.cache.shape(self.layer), self.group(), of.sequence);
         let (dim, count) = (shape.head_dim, left.min(R));
-        let row_of = |r: usize| {
-            let row = first + r.min(count - 1);
-            (row / group, of.kv_head * group + row % group)
-        };
+        let token_and_head = |row: usize| (row / group, of.kv_head * group + row % group);
+        let row_of = |r: usize| token_and_head(first + r.min(count - 1));
+        let query = |(token, head): (usize, usize)| &self.q.row(sequence.q_start + token)[head * dim..][..dim];
         let mut state = State::<S, E, R>::new(dim, self.params.softcap);
         // SAFETY: the instruction set is the caller's; blocks were checked against the cache, rows against q and out, and
         // `share` has found room for the results of the sequence's pieces.
         unsafe {
             for r in 0..R {
-                let (token, head) = row_of(r);
-                let q = &self.q.row(sequence.q_start + token)[head * dim..][..dim];
-                state.set_row(r, q, self.params.scale, sequence.visible(token, self.params.window));
+                let visible = sequence.visible(row_of(r).0, self.params.window);
+                state.set_row(r, query(row_of(r)), self.params.scale, visible);
+            }
+            // Queries come from memory: a tile asks for the next one's.
+            let rows = sequence.q_len * group;
+            for row in first + R..rows.min(first + 2 * R) {
+                let q = query(token_and_head(row));
+                for d in (0..dim).step_by(LANES) {
+                    S::prefetch(q[d..].as_ptr().cast());
+                }
             }
             let blocks = state.blocks();
             let all = blocks.start / PIECE_BLOCKS..blocks.end.div_ceil(PIECE_BLOCKS);
-            for piece in of.piece.map_or(all, |(piece, _)| piece..piece + 1) {
-                state.begin_piece();
-                let whole = piece * PIECE_BLOCKS..(piece + 1) * PIECE_BLOCKS;
-                self.walk(&mut state, of, blocks.start.max(whole.start)..blocks.end.min(whole.end));
-                state.end_piece();
+            let pieces = match of.piece {
+                Some((piece, _)) => all.start.max(piece)..all.end.min(piece + 1),
+                None => all,
+            };
+            for piece in pieces {
+                state.piece(piece * PIECE, &self.piece(of, blocks.clone(), piece));
             }
             for r in 0..count {
                 let (token, head) = row_of(r);
@@ -229,40 +235,39 @@ impl<'a> Tiles<'a> {
         count
     }
 
-    /// Takes in blocks `range`, which lie in one piece.
+    /// Of the blocks that a tile sees, those of a piece.
     ///
     /// # Safety
-    /// As [`Tiles::rows`].
+    /// As [`Tiles::rows`]; the tile sees some of the piece.
     #[inline(always)]
-    unsafe fn walk<S: Simd, E: KvElement, const R: usize>(
-        &self,
-        state: &mut State<S, E, R>,
-        of: &Of,
-        range: Range<usize>,
-    ) {
+    unsafe fn piece<B>(&self, of: &Of, blocks: Range<usize>, piece: usize) -> Piece<B> {
         let (layer, layout) = (self.cache.layer(self.layer).as_ptr(), self.cache.layout(self.layer));
-        // SAFETY: the caller's; block tables were checked against the cache.
-        unsafe {
-            let block_at = |b: usize| {
-                let block = of.sequence.blocks[b] as usize;
+        let block_at = |b: usize, kv_head: usize| {
+            let block = of.sequence.blocks[b] as usize;
+            // SAFETY: block tables were checked against the cache.
+            unsafe {
                 Block {
-                    keys: layer.add(layout.keys_at(block, of.kv_head)).cast(),
-                    values: layer.add(layout.values_at(block, of.kv_head)).cast(),
+                    keys: layer.add(layout.keys_at(block, kv_head)).cast(),
+                    values: layer.add(layout.values_at(block, kv_head)).cast(),
                 }
-            };
-            let mut b = range.start;
-            while b < range.end {
-                let chunk_end = range.end.min((b / CHUNK + 1) * CHUNK);
-                let chunk_start = b / CHUNK * CHUNK;
-                let block = |i: usize| block_at((chunk_start + i).clamp(b, chunk_end - 1));
-                let blocks = std::array::from_fn(block);
-                // Of the chunk after this one, or of this one again.
-                let ahead = |i: usize| block_at((chunk_start + CHUNK + i).min(range.end - 1));
-                let next = std::array::from_fn(ahead);
-                let (first, last) = (b - chunk_start, chunk_end - chunk_start);
-                state.chunk(chunk_start * BLOCK_TOKENS, &Chunk { first, last, blocks, next });
-                b = chunk_end;
             }
+        };
+        let start = piece * PIECE_BLOCKS;
+        let (first, end) = (blocks.start.max(start), blocks.end.min(start + PIECE_BLOCKS));
+        // After a piece that is an item comes its next head; else the next piece, and after the last one, if this tile has all
+        // rows, the next head. At the end the same again.
+        let next_head = (self.cache.shape(self.layer).heads - 1).min(of.kv_head + 1);
+        let only_tile = of.sequence.q_len * self.group() <= TILE;
+        let (next_head, next_start) = match of.piece {
+            Some(_) => (next_head, start),
+            None if only_tile && start + PIECE_BLOCKS >= blocks.end => (next_head, blocks.start),
+            None => (of.kv_head, start + PIECE_BLOCKS),
+        };
+        Piece {
+            first: first - start,
+            last: end - start,
+            blocks: std::array::from_fn(|i| block_at((start + i).clamp(first, end - 1), of.kv_head)),
+            next: std::array::from_fn(|i| block_at((next_start + i).min(blocks.end - 1), next_head)),
         }
     }
 

@@ -2,10 +2,10 @@
 //!
 //! For the token at position `p` of a sequence and query head `h`, with `g = h / (heads / kv_heads)`:
 //! `out = Σ_j softmax_j(cap(scale * q · k_g[j])) v_g[j]` over the positions `j <= p`, and with a window `j > p - window`;
-//! `cap(s)` is `softcap * tanh(s / softcap)` or nothing. Keys are visited in chunks of 64 positions, in their order, with a
-//! running maximum (online softmax, arXiv:1805.02867); pieces of 256 are summed by themselves and merged in their order, so that
-//! threads can share a long context, and the order of every sum follows from the position alone. On the CPU queries and
-//! weights are rounded to bf16 where the cache is bf16.
+//! `cap(s)` is `softcap * tanh(s / softcap)` or nothing. Keys are visited in pieces of 256 positions, which are summed by
+//! themselves and merged in their order (online softmax, arXiv:1805.02867), so that threads can share a long context, and the
+//! order of every sum follows from the position alone. On the CPU queries and weights are rounded to bf16 where the cache is
+//! bf16.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;

@@ -1,25 +1,22 @@
 //! The online softmax of a tile's rows.
 //!
-//! Positions are visited in chunks of 64, four blocks: first all scores of a chunk, then the weights, then the values. A
+//! Positions are visited in pieces of 256, sixteen blocks: first all scores of a piece, then the weights, then the values. A
 //! block's 16 scores are one vector; each key element is loaded once for all rows of the tile, each value too. A row is
-//! a query token and head; what it computes is the same in any tile: chunks begin at multiples of 64, and where only other
-//! rows see a token, its weight is exactly 0. Pieces, of several chunks, begin with nothing, and are then merged.
+//! a query token and head; what it computes is the same in any tile: pieces begin at multiples of 256, and where only other
+//! rows see a token, its weight is exactly 0. Each piece begins with nothing, and is then merged.
 
-use super::MAX_HEAD_DIM;
+use super::{MAX_HEAD_DIM, PIECE};
 use crate::BLOCK_TOKENS;
-use crate::cpu::{LANES, Simd, exp, sigmoid};
+use crate::cpu::{LANES, Simd, exp2, sigmoid};
 use crate::kv_write::KvElement;
+use std::f32::consts::LOG2_E;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Blocks of a chunk.
-pub(super) const CHUNK: usize = 4;
+/// Blocks of a piece.
+pub(super) const PIECE_BLOCKS: usize = PIECE / BLOCK_TOKENS;
 /// Rows for which computing takes less time than reading from memory.
 const FEW: usize = 4;
-/// Vectors of values that few rows take at once.
-const WIDE: usize = 4;
-/// Tokens of a chunk.
-const TOKENS: usize = CHUNK * BLOCK_TOKENS;
 
 /// What a row has gathered is a record: weighted sums of values, `dim` of them, the greatest score and the sum of weights.
 pub(super) const fn record_len(dim: usize) -> usize {
@@ -40,10 +37,10 @@ pub(super) unsafe fn merge<S: Simd>(sum: *mut f32, part: *const f32, dim: usize)
             return;
         }
         if old == f32::NEG_INFINITY {
-            return sum.copy_from_nonoverlapping(part, dim + 2);
+            return copy::<S>(part, sum, dim);
         }
         let max = old.max(new);
-        let (a, b) = (exp::<S>(S::splat(old - max)), exp::<S>(S::splat(new - max)));
+        let (a, b) = (exp2::<S>(S::splat(old - max)), exp2::<S>(S::splat(new - max)));
         for d in (0..dim).step_by(LANES) {
             let part = S::mul(S::load(part.add(d)), b);
             S::store(sum.add(d), S::fma(S::load(sum.add(d)), a, part));
@@ -52,6 +49,21 @@ pub(super) unsafe fn merge<S: Simd>(sum: *mut f32, part: *const f32, dim: usize)
         let total = S::fma(S::splat(*sum.add(dim + 1)), a, S::mul(S::splat(*part.add(dim + 1)), b));
         S::store(lanes.as_mut_ptr(), total);
         (*sum.add(dim), *sum.add(dim + 1)) = (max, lanes[0]);
+    }
+}
+
+/// Copies a record. (What a call of `memcpy` writes, in pieces of its own, is not at hand when vectors are read soon after.)
+///
+/// # Safety
+/// Needs the instruction set, and records at both places.
+#[inline(always)]
+unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, dim: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        for d in (0..dim).step_by(LANES) {
+            S::store(to.add(d), S::load(from.add(d)));
+        }
+        (*to.add(dim), *to.add(dim + 1)) = (*from.add(dim), *from.add(dim + 1));
     }
 }
 
@@ -77,48 +89,48 @@ pub(super) struct Block<B> {
     pub values: *const B,
 }
 
-/// Blocks `first..last` of a chunk; in the others' places stand some of these, so that all can be read.
-pub(super) struct Chunk<B> {
+/// Blocks `first..last` of a piece; in the others' places stand some of these, so that all can be read.
+pub(super) struct Piece<B> {
     pub first: usize,
     pub last: usize,
-    pub blocks: [Block<B>; CHUNK],
-    /// What will be read after: few rows are done before memory has answered, unless it was asked a chunk ahead.
-    pub next: [Block<B>; CHUNK],
+    pub blocks: [Block<B>; PIECE_BLOCKS],
+    /// What will be read after.
+    pub next: [Block<B>; PIECE_BLOCKS],
 }
 
-/// R rows of an online softmax.
+/// R rows of an online softmax. Vectors lie within cache lines: those that cross one take twice as long.
+#[repr(C, align(64))]
 pub(super) struct State<S: Simd, E: KvElement, const R: usize> {
+    /// Queries, scaled such that weights are powers of two, as words for E's products.
+    q: [[MaybeUninit<u32>; record_len(MAX_HEAD_DIM)]; R],
+    /// Records of the pieces so far, and of the current one.
+    sum: [[MaybeUninit<f32>; record_len(MAX_HEAD_DIM)]; R],
+    part: [[MaybeUninit<f32>; record_len(MAX_HEAD_DIM)]; R],
+    /// Scores of a piece, and then, over them, weights as words for E's products.
+    weights: [[MaybeUninit<u32>; PIECE]; R],
+    /// In row `r`'s lane, the greatest score of the piece.
+    max: [f32; LANES],
+    visible: [Range<usize>; R],
     dim: usize,
     softcap: Option<f32>,
-    /// Scaled queries, as words for E's products: the rows' first words, their second ones, and so on.
-    q: [[MaybeUninit<u32>; R]; MAX_HEAD_DIM],
-    /// Records of the pieces so far, and of the current one, but for `max` and `total`.
-    sum: [[MaybeUninit<f32>; record_len(MAX_HEAD_DIM)]; R],
-    acc: [[MaybeUninit<f32>; record_len(MAX_HEAD_DIM)]; R],
-    /// Scores of a chunk, and then weights as words for E's products.
-    scores: [[MaybeUninit<f32>; TOKENS]; R],
-    weights: [[MaybeUninit<u32>; TOKENS]; R],
-    /// Greatest score and sum of weights of the current piece so far.
-    max: [f32; R],
-    total: [f32; R],
-    visible: [Range<usize>; R],
     _formats: std::marker::PhantomData<(S, E)>,
 }
+
+/// Less than this no greatest score is, not that of nothing nor of NaN: differences from it are numbers.
+const LEAST: f32 = f32::MIN;
 
 impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     #[inline(always)]
     pub fn new(dim: usize, softcap: Option<f32>) -> Self {
         State {
-            dim,
-            softcap,
-            q: [[MaybeUninit::uninit(); R]; MAX_HEAD_DIM],
+            q: [[MaybeUninit::uninit(); record_len(MAX_HEAD_DIM)]; R],
             sum: [[MaybeUninit::uninit(); record_len(MAX_HEAD_DIM)]; R],
-            acc: [[MaybeUninit::uninit(); record_len(MAX_HEAD_DIM)]; R],
-            scores: [[MaybeUninit::uninit(); TOKENS]; R],
-            weights: [[MaybeUninit::uninit(); TOKENS]; R],
-            max: [f32::NEG_INFINITY; R],
-            total: [0.0; R],
+            part: [[MaybeUninit::uninit(); record_len(MAX_HEAD_DIM)]; R],
+            weights: [[MaybeUninit::uninit(); PIECE]; R],
+            max: [LEAST; LANES],
             visible: [const { 0..0 }; R],
+            dim,
+            softcap: softcap.map(|cap| cap * LOG2_E),
             _formats: std::marker::PhantomData,
         }
     }
@@ -128,14 +140,12 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     #[inline(always)]
     pub unsafe fn set_row(&mut self, r: usize, q: &[f32], scale: f32, visible: Range<usize>) {
         self.visible[r] = visible;
+        let words: *mut u32 = self.q[r].as_mut_ptr().cast();
         // SAFETY: dim is at most MAX_HEAD_DIM and a multiple of 16.
         unsafe {
+            let scale = S::splat(scale * LOG2_E);
             for d in (0..self.dim).step_by(LANES) {
-                let mut words = [0u32; LANES];
-                E::store_words::<S>(words.as_mut_ptr(), S::mul(S::load(q.as_ptr().add(d)), S::splat(scale)));
-                for (i, word) in words.iter().enumerate().take(LANES / E::PAIRING) {
-                    self.q[d / E::PAIRING + i][r].write(*word);
-                }
+                E::store_words::<S>(words.add(d / E::PAIRING), S::mul(S::load(q.as_ptr().add(d)), scale));
             }
         }
         self.sum[r][self.dim].write(f32::NEG_INFINITY);
@@ -149,78 +159,73 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
         start / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS)
     }
 
-    /// # Safety
-    /// Needs the instruction set.
-    #[inline(always)]
-    pub unsafe fn begin_piece(&mut self) {
-        (self.max, self.total) = ([f32::NEG_INFINITY; R], [0.0; R]);
-        for acc in &mut self.acc {
-            for d in (0..self.dim).step_by(LANES) {
-                // SAFETY: dim is at most MAX_HEAD_DIM and a multiple of 16.
-                unsafe { S::store(acc.as_mut_ptr().cast::<f32>().add(d), S::splat(0.0)) }
-            }
-        }
-    }
-
-    /// # Safety
-    /// Needs the instruction set; all rows were set, and a piece begun.
-    #[inline(always)]
-    pub unsafe fn end_piece(&mut self) {
-        for r in 0..R {
-            self.acc[r][self.dim].write(self.max[r]);
-            self.acc[r][self.dim + 1].write(self.total[r]);
-            // SAFETY: both are records; the sum's total and values are only read where its maximum says that there are some.
-            unsafe { merge::<S>(self.sum[r].as_mut_ptr().cast(), self.acc[r].as_ptr().cast(), self.dim) }
-        }
-    }
-
-    /// Takes in the chunk whose first token is at `position`.
+    /// Takes in the piece whose first token is at `position`.
     ///
     /// # Safety
-    /// The chunk's blocks have `dim` keys of 16 tokens and 16 values of `dim` elements, and scales if E has.
+    /// Needs the instruction set, and that all rows were set. The piece's blocks have `dim` keys of 16 tokens and 16 values of
+    /// `dim` elements, and scales if E has.
     #[inline(always)]
-    pub unsafe fn chunk(&mut self, position: usize, chunk: &Chunk<E::Bits>) {
+    pub unsafe fn piece(&mut self, position: usize, piece: &Piece<E::Bits>) {
+        // What each row sees of the piece, and tokens that some row sees: others may hold anything.
+        let mut seen = [(0, 0); R];
+        let (mut first, mut last) = (PIECE, 0);
+        for (seen, visible) in seen.iter_mut().zip(&self.visible) {
+            let place = |p: usize| p.clamp(position, position + PIECE) - position;
+            *seen = (place(visible.start), place(visible.end));
+            if seen.0 < seen.1 {
+                (first, last) = (first.min(seen.0), last.max(seen.1));
+            }
+        }
+        // SAFETY: the caller's. Both are records; the sum's total and values are only read where its maximum says that there
+        // are some.
+        unsafe {
+            self.scores(piece);
+            self.weigh(piece, &seen);
+            self.values(piece, first.min(last)..last);
+            for r in 0..R {
+                merge::<S>(self.sum[r].as_mut_ptr().cast(), self.part[r].as_ptr().cast(), self.dim);
+            }
+        }
+    }
+
+    /// Blocks whose scores the registers hold, and vectors of values. (To convert a block once for eight rows, where they hold
+    /// sums of four, saves 4% with AVX2: conversions take their time beside the products.)
+    const AT_ONCE: usize = match S::SUMS / R {
+        0 | 1 => 1,
+        2 | 3 => 2,
+        _ => 4,
+    };
+
+    /// Scores of all blocks.
+    #[inline(always)]
+    unsafe fn scores(&mut self, piece: &Piece<E::Bits>) {
+        let mut b = piece.first / Self::AT_ONCE * Self::AT_ONCE;
         // SAFETY: the caller's.
         unsafe {
-            // As many blocks at once as there are registers for their scores.
-            if R >= 8 {
-                for b in (chunk.first / 2 * 2..chunk.last).step_by(2) {
-                    self.score::<2>(chunk, b);
+            while b < piece.last {
+                match Self::AT_ONCE {
+                    4 => self.score::<4>(piece, b),
+                    2 if R <= FEW || b + 1 < piece.last => self.score::<2>(piece, b),
+                    _ => self.score::<1>(piece, b),
                 }
-            } else {
-                self.score::<CHUNK>(chunk, 0);
-            }
-            // Tokens that some row sees: others may hold anything.
-            let (mut first, mut last) = (TOKENS, 0);
-            for r in 0..R {
-                let from = self.visible[r].start.clamp(position, position + TOKENS) - position;
-                let to = self.visible[r].end.clamp(position, position + TOKENS) - position;
-                if from < to {
-                    (first, last) = (first.min(from), last.max(to));
-                }
-                self.weigh(r, chunk, from, to);
-            }
-            if first < last {
-                self.accumulate(chunk, first..last);
+                b += Self::AT_ONCE;
             }
         }
     }
 
     /// Scores of blocks `b..b + N`.
     #[inline(always)]
-    unsafe fn score<const N: usize>(&mut self, chunk: &Chunk<E::Bits>, b: usize) {
+    unsafe fn score<const N: usize>(&mut self, piece: &Piece<E::Bits>, b: usize) {
         // SAFETY: the caller's.
         unsafe {
             let mut sums = [[S::splat(0.0); R]; N];
             let q: *const u32 = self.q.as_ptr().cast();
             for step in 0..self.dim / E::PAIRING {
                 for (n, sums) in sums.iter_mut().enumerate() {
-                    let k = E::load::<S>(chunk.blocks[b + n].keys.add(step * LANES * E::PAIRING));
-                    if R <= FEW {
-                        S::prefetch(chunk.next[b + n].keys.wrapping_add(step * LANES * E::PAIRING).cast());
-                    }
+                    let k = E::load::<S>(piece.blocks[b + n].keys.add(step * LANES * E::PAIRING));
+                    S::prefetch(piece.blocks[b + n].values.wrapping_add(step * LANES * E::PAIRING).cast());
                     for (r, sum) in sums.iter_mut().enumerate() {
-                        *sum = E::fma::<S>(k, *q.add(step * R + r), *sum);
+                        *sum = E::fma::<S>(k, *q.add(r * record_len(MAX_HEAD_DIM) + step), *sum);
                     }
                 }
             }
@@ -228,23 +233,43 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
                 for (r, sum) in sums.iter().enumerate() {
                     let mut score = *sum;
                     if E::SCALED {
-                        score = S::mul(score, S::load(chunk.blocks[b + n].keys.add(self.dim * BLOCK_TOKENS).cast()));
+                        score = S::mul(score, S::load(piece.blocks[b + n].keys.add(self.dim * BLOCK_TOKENS).cast()));
                     }
-                    S::store(self.scores[r].as_mut_ptr().cast::<f32>().add((b + n) * LANES), score);
+                    S::store(self.weights[r].as_mut_ptr().cast::<f32>().add((b + n) * LANES), score);
                 }
             }
         }
     }
 
-    /// Turns the scores of a chunk into weights of row `r`, which sees tokens `from..to` of it, and rescales what the row
-    /// has gathered to the new maximum.
+    /// Turns the scores of a piece into weights of the rows, each of which sees tokens `seen` of it.
     #[inline(always)]
-    unsafe fn weigh(&mut self, r: usize, chunk: &Chunk<E::Bits>, from: usize, to: usize) {
+    unsafe fn weigh(&mut self, piece: &Piece<E::Bits>, seen: &[(usize, usize); R]) {
         // SAFETY: the caller's.
         unsafe {
-            let scores: *mut f32 = self.scores[r].as_mut_ptr().cast();
-            let mut max = S::splat(f32::NEG_INFINITY);
-            for b in chunk.first..chunk.last {
+            let mut greatest = [S::splat(f32::NEG_INFINITY); R];
+            for r in 0..R {
+                if self.softcap.is_some() || seen[r] != (0, PIECE) {
+                    self.bend_and_mask(r, piece, seen[r]);
+                }
+                let scores = self.weights[r].as_ptr().cast::<f32>();
+                for b in piece.first..piece.last {
+                    greatest[r] = S::max(greatest[r], S::load(scores.add(b * LANES)));
+                }
+            }
+            S::store(self.max.as_mut_ptr(), S::max(S::max_of_each(greatest), S::splat(LEAST)));
+            for r in 0..R {
+                self.weigh_row(r, piece, seen[r]);
+            }
+        }
+    }
+
+    /// Applies the cap to row `r`'s scores, and makes those that it does not see infinitely small.
+    #[inline(always)]
+    unsafe fn bend_and_mask(&mut self, r: usize, piece: &Piece<E::Bits>, (from, to): (usize, usize)) {
+        // SAFETY: the caller's.
+        unsafe {
+            let scores: *mut f32 = self.weights[r].as_mut_ptr().cast();
+            for b in piece.first..piece.last {
                 let mut score = S::load(scores.add(b * LANES));
                 if let Some(cap) = self.softcap {
                     // cap * tanh(s / cap) = cap * (2 sigmoid(2 s / cap) - 1)
@@ -254,51 +279,55 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
                 let (from, to) = lanes(b, from, to);
                 score = S::select_range(from, to, score, S::splat(f32::NEG_INFINITY));
                 S::store(scores.add(b * LANES), score);
-                max = S::max(max, score);
             }
-            let max = S::max_lane(max);
-            if max > self.max[r] {
-                let rescale = exp::<S>(S::splat(self.max[r] - max));
-                let acc = self.acc[r].as_mut_ptr().cast::<f32>();
-                for d in (0..self.dim).step_by(LANES) {
-                    S::store(acc.add(d), S::mul(S::load(acc.add(d)), rescale));
-                }
-                let mut lanes = [0.0; LANES];
-                S::store(lanes.as_mut_ptr(), rescale);
-                self.total[r] *= lanes[0];
-                self.max[r] = max;
-            }
-            let mut total = S::splat(0.0);
-            for b in chunk.first..chunk.last {
-                let (from, to) = lanes(b, from, to);
-                let weight = exp::<S>(S::sub(S::load(scores.add(b * LANES)), S::splat(self.max[r])));
-                let mut weight = S::select_range(from, to, weight, S::splat(0.0));
-                total = S::add(total, weight);
-                if E::SCALED {
-                    // Slots that hold nothing may have any scale.
-                    let scale = S::load(chunk.blocks[b].values.add(self.dim * BLOCK_TOKENS).cast());
-                    weight = S::select_range(from, to, S::mul(weight, scale), S::splat(0.0));
-                }
-                let words = self.weights[r].as_mut_ptr().cast::<u32>();
-                E::store_words::<S>(words.add(b * LANES / E::PAIRING), weight);
-            }
-            self.total[r] += S::sum(total);
         }
     }
 
-    /// Adds the weighted values of the tokens in `seen`.
+    /// Weights of row `r`, once its greatest score is known. What it does not see weighs exactly 0.
     #[inline(always)]
-    unsafe fn accumulate(&mut self, chunk: &Chunk<E::Bits>, seen: Range<usize>) {
+    unsafe fn weigh_row(&mut self, r: usize, piece: &Piece<E::Bits>, (from, to): (usize, usize)) {
+        // SAFETY: the caller's.
+        unsafe {
+            // A block's words begin where its scores do, or before.
+            let words: *mut u32 = self.weights[r].as_mut_ptr().cast();
+            let scores: *const f32 = words.cast();
+            let (max, mut total) = (S::splat(self.max[r]), S::splat(0.0));
+            for b in piece.first..piece.last {
+                let mut weight = E::exp2::<S>(S::sub(S::load(scores.add(b * LANES)), max));
+                total = S::add(total, weight);
+                if E::SCALED {
+                    // Slots that hold nothing may have any scale.
+                    let (from, to) = lanes(b, from, to);
+                    let scale = S::load(piece.blocks[b].values.add(self.dim * BLOCK_TOKENS).cast());
+                    weight = S::select_range(from, to, S::mul(weight, scale), S::splat(0.0));
+                }
+                E::store_words::<S>(words.add(b * LANES / E::PAIRING), weight);
+            }
+            // Of the weights that values are multiplied by, so that these add up to one.
+            let total = E::sum_words::<S>(words, piece.first..piece.last, total);
+            self.part[r][self.dim].write(if from < to { self.max[r] } else { f32::NEG_INFINITY });
+            self.part[r][self.dim + 1].write(S::sum(total));
+        }
+    }
+
+    /// Adds up the weighted values of the tokens in `seen`.
+    #[inline(always)]
+    unsafe fn values(&mut self, piece: &Piece<E::Bits>, seen: Range<usize>) {
         let mut d = 0;
         // SAFETY: the caller's.
         unsafe {
-            // A sum waits for the one before it in its chain: few rows take several vectors at once, where registers suffice.
-            while R <= FEW && S::ROWS >= 8 && d + WIDE * LANES <= self.dim {
-                self.accumulate_at::<WIDE>(chunk, seen.clone(), d);
-                d += WIDE * LANES;
+            // A sum waits for the one before it in its chain, and the weights are loaded once for all vectors: a load takes as long
+            // as a product.
+            while Self::AT_ONCE == 4 && d + 4 * LANES <= self.dim {
+                self.values_at::<4>(piece, seen.clone(), d);
+                d += 4 * LANES;
+            }
+            while Self::AT_ONCE == 2 && d + 2 * LANES <= self.dim {
+                self.values_at::<2>(piece, seen.clone(), d);
+                d += 2 * LANES;
             }
             while d < self.dim {
-                self.accumulate_at::<1>(chunk, seen.clone(), d);
+                self.values_at::<1>(piece, seen.clone(), d);
                 d += LANES;
             }
         }
@@ -306,26 +335,21 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
 
     /// The same for elements `d..d + D * LANES`.
     #[inline(always)]
-    unsafe fn accumulate_at<const D: usize>(&mut self, chunk: &Chunk<E::Bits>, seen: Range<usize>, d: usize) {
+    unsafe fn values_at<const D: usize>(&mut self, piece: &Piece<E::Bits>, seen: Range<usize>, d: usize) {
         // SAFETY: the caller's.
         unsafe {
             let mut weights: [*const u32; R] = [std::ptr::null(); R];
             let mut sums = [[S::splat(0.0); R]; D];
             for r in 0..R {
                 weights[r] = self.weights[r].as_ptr().cast();
-                for i in 0..D {
-                    sums[i][r] = S::load(self.acc[r].as_ptr().cast::<f32>().add(d + i * LANES));
-                }
             }
-            for b in chunk.first..chunk.last {
+            for b in piece.first..piece.last {
                 let (from, to) = lanes(b, seen.start, seen.end);
                 for step in from / E::PAIRING..to.div_ceil(E::PAIRING) {
                     for i in 0..D {
                         let at = (step * self.dim + d + i * LANES) * E::PAIRING;
-                        let mut v = E::load::<S>(chunk.blocks[b].values.add(at));
-                        if R <= FEW {
-                            S::prefetch(chunk.next[b].values.wrapping_add(at).cast());
-                        }
+                        let mut v = E::load::<S>(piece.blocks[b].values.add(at));
+                        S::prefetch(piece.next[b].keys.wrapping_add(at).cast());
                         if step * E::PAIRING < from {
                             v = E::one_of_pair::<S>(v, true);
                         }
@@ -340,7 +364,7 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
             }
             for r in 0..R {
                 for i in 0..D {
-                    S::store(self.acc[r].as_mut_ptr().cast::<f32>().add(d + i * LANES), sums[i][r]);
+                    S::store(self.part[r].as_mut_ptr().cast::<f32>().add(d + i * LANES), sums[i][r]);
                 }
             }
         }
@@ -357,7 +381,7 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
             let sum = self.sum[r].as_ptr().cast::<f32>();
             *out.add(self.dim) = *sum.add(self.dim);
             if *sum.add(self.dim) != f32::NEG_INFINITY {
-                out.copy_from_nonoverlapping(sum, self.dim + 2);
+                copy::<S>(sum, out, self.dim);
             }
         }
     }
@@ -373,7 +397,7 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     }
 }
 
-/// What tokens `from..to` of a chunk are in its block `b`.
+/// What tokens `from..to` of a piece are in its block `b`.
 #[inline(always)]
 fn lanes(b: usize, from: usize, to: usize) -> (usize, usize) {
     let lane = |token: usize| token.clamp(b * LANES, (b + 1) * LANES) - b * LANES;

@@ -44,3 +44,24 @@ fn a_row_does_not_depend_on_its_chunk() {
         }
     }
 }
+
+/// What is no number is not lost, in a context of several pieces either.
+#[test]
+fn nan_spreads_over_its_row_alone() {
+    let mut batch = Batch::new(&CASES[7], 7);
+    let cols = batch.q.cols();
+    let mut q: Vec<f32> = (0..batch.q.rows()).flat_map(|r| batch.q.view().row(r).to_vec()).collect();
+    q[3 * cols] = f32::NAN;
+    batch.q = Matrix::from_rows(&q, batch.q.rows(), cols);
+    for dtype in KvDType::ALL {
+        let cache = batch.cache(dtype);
+        for (device, room) in cpus().iter().flat_map(|device| [(device, 0), (device, ROOM)]) {
+            let out = batch.run_sharing(device, &cache, room);
+            for r in 0..batch.q.rows() {
+                let nan = out.view().row(r).iter().map(|x| x.is_nan()).collect::<Vec<_>>();
+                let want: Vec<bool> = (0..cols).map(|c| r == 3 && c < CASES[7].dim).collect();
+                assert_eq!(nan, want, "row {r} {} on {}", dtype.name(), device.name());
+            }
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Sixteen lanes in two registers: AVX2, FMA and F16C.
 
+mod dots;
+
 use super::simd::{Codes, Kernel, Simd};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -36,23 +38,6 @@ pub unsafe fn sum8(a: __m256) -> f32 {
     }
 }
 
-/// Exact sums of 16 signed bytes and of the 16 behind them.
-///
-/// # Safety
-/// Needs AVX2, and 32 bytes at `p`.
-#[inline(always)]
-pub unsafe fn sums_i8(p: *const i8) -> [i32; 2] {
-    // SAFETY: the caller's.
-    unsafe {
-        // As unsigned bytes each is 128 too much.
-        let bytes = _mm256_xor_si256(_mm256_loadu_si256(p.cast()), _mm256_set1_epi8(-128));
-        let sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
-        let sums = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));
-        let first = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums));
-        [first - 16 * 128, _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(sums)) - 16 * 128]
-    }
-}
-
 type F = [__m256; 2];
 type W = [__m256i; 2];
 
@@ -73,6 +58,7 @@ macro_rules! both {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
 unsafe impl Simd for Avx2 {
     const ROWS: usize = 4;
+    const SUMS: usize = 6;
     type F = F;
     type W = W;
 
@@ -265,6 +251,10 @@ unsafe impl Simd for Avx2 {
         unsafe { both!(_mm256_castsi256_ps, a) }
     }
     #[inline(always)]
+    unsafe fn to_bits(a: F) -> W {
+        unsafe { both!(_mm256_castps_si256, a) }
+    }
+    #[inline(always)]
     unsafe fn to_f32(a: W) -> F {
         unsafe { both!(_mm256_cvtepi32_ps, a) }
     }
@@ -278,16 +268,45 @@ unsafe impl Simd for Avx2 {
             _mm_storeu_si128(p.cast(), bytes);
         }
     }
-    /// `maddubs` adds two products in 16 bits and saturates, so how many may be added before widening depends on the
-    /// width of the codes: all eight groups at 4 bits (8 * 2 * 15 * 127 < 2^15), one at 5 to 7 bits; codes of 8 bits are
-    /// taken in two parts, `0..=127` and 0 or 128.
     #[inline(always)]
     unsafe fn add_words(a: W, b: W) -> W {
         unsafe { both!(_mm256_add_epi32, a, b) }
     }
     #[inline(always)]
-    unsafe fn sums_i8(p: *const i8) -> [i32; 2] {
-        unsafe { sums_i8(p) }
+    unsafe fn pack_i8(a: [F; 4]) -> W {
+        unsafe {
+            let mut halves = [_mm256_setzero_si256(); 2];
+            for (h, half) in halves.iter_mut().enumerate() {
+                let [w, x] = [both!(_mm256_cvtps_epi32, a[2 * h]), both!(_mm256_cvtps_epi32, a[2 * h + 1])];
+                let bytes = _mm256_packs_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(x[0], x[1]));
+                // Packing works on 128-bit halves: the words are back in order.
+                *half = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            }
+            halves
+        }
+    }
+    #[inline(always)]
+    unsafe fn sums_i8(a: W) -> [i32; 4] {
+        let mut sums = [0; 4];
+        for h in 0..2 {
+            unsafe {
+                // As unsigned bytes each is 128 too much.
+                let bytes = _mm256_xor_si256(a[h], _mm256_set1_epi8(-128));
+                let eights = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+                let both = _mm256_add_epi64(eights, _mm256_unpackhi_epi64(eights, eights));
+                sums[2 * h] = _mm_cvtsi128_si32(_mm256_castsi256_si128(both)) - 16 * 128;
+                sums[2 * h + 1] = _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(both)) - 16 * 128;
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn words_set(a: W) -> u16 {
+        unsafe {
+            let zeros = both!(_mm256_cmpeq_epi32, a, [_mm256_setzero_si256(); 2]);
+            let zeros = both!(_mm256_movemask_ps, both!(_mm256_castsi256_ps, zeros));
+            !(zeros[0] | zeros[1] << 8) as u16
+        }
     }
     #[inline(always)]
     unsafe fn dots<const R: usize>(
@@ -299,36 +318,8 @@ unsafe impl Simd for Avx2 {
         mut sums: [W; R],
     ) -> [W; R] {
         unsafe {
-            let ones = _mm256_set1_epi16(1);
-            // Products of codes up to 4 bits: 8 pairs of them fit 16 bits.
-            let mut shorts = [[_mm256_setzero_si256(); 2]; R];
-            for g in groups {
-                for r in 0..R {
-                    let x = _mm256_set1_epi32(x.add(stride * r + 4 * g).cast::<i32>().read_unaligned());
-                    for h in 0..2 {
-                        let c = codes.word(g)[h];
-                        if bits <= 4 {
-                            shorts[r][h] = _mm256_add_epi16(shorts[r][h], _mm256_maddubs_epi16(c, x));
-                        } else if bits <= 7 {
-                            let sum = _mm256_madd_epi16(_mm256_maddubs_epi16(c, x), ones);
-                            sums[r][h] = _mm256_add_epi32(sums[r][h], sum);
-                        } else {
-                            let low = _mm256_and_si256(c, _mm256_set1_epi8(127));
-                            let high = _mm256_and_si256(c, _mm256_set1_epi8(-128));
-                            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones);
-                            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), ones);
-                            sums[r][h] = _mm256_add_epi32(sums[r][h], _mm256_add_epi32(low, high));
-                        }
-                    }
-                }
-            }
-            if bits <= 4 {
-                for r in 0..R {
-                    for h in 0..2 {
-                        sums[r][h] = _mm256_add_epi32(sums[r][h], _mm256_madd_epi16(shorts[r][h], ones));
-                    }
-                }
-            }
+            dots::half::<0, R>(bits, groups.clone(), &codes, x, stride, &mut sums);
+            dots::half::<1, R>(bits, groups, &codes, x, stride, &mut sums);
             sums
         }
     }

@@ -41,6 +41,7 @@ pub unsafe fn enter_bf16<K: Kernel>(kernel: K) {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
 unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     const ROWS: usize = 8;
+    const SUMS: usize = 16;
     type F = __m512;
     type W = __m512i;
 
@@ -208,6 +209,10 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_castsi512_ps(a) }
     }
     #[inline(always)]
+    unsafe fn to_bits(a: __m512) -> __m512i {
+        unsafe { _mm512_castps_si512(a) }
+    }
+    #[inline(always)]
     unsafe fn to_f32(a: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
@@ -220,8 +225,28 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
-    unsafe fn sums_i8(p: *const i8) -> [i32; 2] {
-        unsafe { super::avx2::sums_i8(p) }
+    unsafe fn pack_i8(a: [__m512; 4]) -> __m512i {
+        unsafe {
+            let first = _mm512_packs_epi32(_mm512_cvtps_epi32(a[0]), _mm512_cvtps_epi32(a[1]));
+            let second = _mm512_packs_epi32(_mm512_cvtps_epi32(a[2]), _mm512_cvtps_epi32(a[3]));
+            // Packing works on 128-bit quarters: the words are back in order.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_epi32(order, _mm512_packs_epi16(first, second))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sums_i8(a: __m512i) -> [i32; 4] {
+        unsafe {
+            let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), a);
+            let eights = _mm512_add_epi32(fours, _mm512_shuffle_epi32::<0b10_11_00_01>(fours));
+            let sums = _mm512_add_epi32(eights, _mm512_shuffle_epi32::<0b01_00_11_10>(eights));
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            std::mem::transmute(_mm512_castsi512_si128(_mm512_permutexvar_epi32(first, sums)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn words_set(a: __m512i) -> u16 {
+        unsafe { _mm512_test_epi32_mask(a, a) }
     }
     #[inline(always)]
     unsafe fn dots<const R: usize>(

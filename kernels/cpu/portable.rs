@@ -28,6 +28,7 @@ fn map<A: Copy, R: Copy + Default>(a: [A; LANES], f: impl Fn(A) -> R) -> [R; LAN
 // SAFETY: needs no instruction set beyond the target's; pointers are used as the contract says.
 unsafe impl Simd for Portable {
     const ROWS: usize = 4;
+    const SUMS: usize = 6;
     type F = F;
     type W = W;
 
@@ -186,6 +187,10 @@ unsafe impl Simd for Portable {
         map(a, f32::from_bits)
     }
     #[inline(always)]
+    unsafe fn to_bits(a: F) -> W {
+        map(a, f32::to_bits)
+    }
+    #[inline(always)]
     unsafe fn to_f32(a: W) -> F {
         map(a, |a| a as i32 as f32)
     }
@@ -199,10 +204,20 @@ unsafe impl Simd for Portable {
         map2(a, b, u32::wrapping_add)
     }
     #[inline(always)]
-    unsafe fn sums_i8(p: *const i8) -> [i32; 2] {
-        // SAFETY: the caller's: 32 bytes are there.
-        let bytes = unsafe { p.cast::<[[i8; LANES]; 2]>().read_unaligned() };
-        bytes.map(|half| half.iter().map(|b| i32::from(*b)).sum())
+    unsafe fn pack_i8(a: [F; 4]) -> W {
+        std::array::from_fn(|w| {
+            u32::from_le_bytes(std::array::from_fn(|i| a[w / 4][w % 4 * 4 + i].round_ties_even() as i8 as u8))
+        })
+    }
+    #[inline(always)]
+    unsafe fn sums_i8(a: W) -> [i32; 4] {
+        std::array::from_fn(|q| {
+            a[4 * q..4 * q + 4].iter().flat_map(|w| w.to_le_bytes()).map(|b| i32::from(b as i8)).sum()
+        })
+    }
+    #[inline(always)]
+    unsafe fn words_set(a: W) -> u16 {
+        a.iter().enumerate().fold(0, |set, (i, w)| set | u16::from(*w != 0) << i)
     }
     #[inline(always)]
     unsafe fn dots<const R: usize>(

@@ -23,6 +23,8 @@ pub trait Kernel {
 pub unsafe trait Simd: Copy + 'static {
     /// Rows of activations that a matrix kernel holds in registers.
     const ROWS: usize;
+    /// Vectors of sums that an attention kernel holds in registers, beside what it adds to them.
+    const SUMS: usize;
     /// Sixteen f32.
     type F: Copy;
     /// Sixteen 32-bit words.
@@ -82,6 +84,21 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn sum(a: Self::F) -> f32;
     /// Greatest lane.
     unsafe fn max_lane(a: Self::F) -> f32;
+    /// Greatest lane of each of up to 16 vectors, in the lane of the vector's number; other lanes hold some number.
+    #[inline(always)]
+    unsafe fn max_of_each<const R: usize>(vectors: [Self::F; R]) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe {
+            if R == 1 {
+                return Self::splat(Self::max_lane(vectors[0]));
+            }
+            let mut lanes = [0.0; LANES];
+            for r in 0..R {
+                lanes[r] = Self::max_lane(vectors[r]);
+            }
+            Self::load(lanes.as_ptr())
+        }
+    }
 
     unsafe fn splat_word(x: u32) -> Self::W;
     /// 64 bytes.
@@ -101,13 +118,19 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn mul_words(a: Self::W, b: Self::W) -> Self::W;
     /// Words as the f32 that they are the bits of.
     unsafe fn from_bits(a: Self::W) -> Self::F;
+    /// The bits of f32.
+    unsafe fn to_bits(a: Self::F) -> Self::W;
     /// Signed words to f32.
     unsafe fn to_f32(a: Self::W) -> Self::F;
     /// f32 holding whole numbers from -128 to 127, to signed bytes.
     unsafe fn store_i8(p: *mut i8, a: Self::F);
     unsafe fn add_words(a: Self::W, b: Self::W) -> Self::W;
-    /// Exact sums of 16 signed bytes and of the 16 behind them.
-    unsafe fn sums_i8(p: *const i8) -> [i32; 2];
+    /// f32 that round to whole numbers from -128 to 127, ties to even: as 64 signed bytes.
+    unsafe fn pack_i8(a: [Self::F; 4]) -> Self::W;
+    /// Exact sums of the first 16 signed bytes, of the next 16, and so on.
+    unsafe fn sums_i8(a: Self::W) -> [i32; 4];
+    /// A bit for each word that is not zero, the first at the bottom.
+    unsafe fn words_set(a: Self::W) -> u16;
     /// To each lane of `sums[r]` the exact sum over `g` in `groups` and `j < 4` of the unsigned bytes `codes[g].j`, below
     /// `2^bits`, times the signed bytes `x[stride r + 4 g + j]`. There are at most 8 groups.
     unsafe fn dots<const R: usize>(
@@ -168,6 +191,54 @@ pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
     }
 }
 
+/// 2^x for x below 127, within 2 units in the last place; exactly 0 up to -127, exactly 1 for 0.
+///
+/// # Safety
+/// As [`Simd`].
+#[allow(clippy::approx_constant, reason = "the best coefficient is not quite ln 2")]
+#[inline(always)]
+pub unsafe fn exp2<S: Simd>(x: S::F) -> S::F {
+    // The greatest relative error is 1.1e-7.
+    // SAFETY: the caller's.
+    unsafe { exp2_by::<S, _>(x, [1.326_472e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1]) }
+}
+
+/// The same within 1.1e-4, for what will be rounded to bf16, by up to 2e-3.
+///
+/// # Safety
+/// As [`Simd`].
+#[allow(clippy::approx_constant, reason = "the best coefficient is not quite ln 2")]
+#[inline(always)]
+pub unsafe fn exp2_for_bf16<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the caller's.
+    unsafe { exp2_by::<S, _>(x, [5.500_893_3e-2, 2.422_109_7e-1, 6.932_829e-1]) }
+}
+
+/// 2^x with a polynomial of the fraction whose coefficients are these, from the highest one, and 1: minimax of relative error. That
+/// to round and to scale is to add bits spares those units that multiply: in AVX-512 the instructions that do it take two cycles
+/// of theirs.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn exp2_by<S: Simd, const N: usize>(x: S::F, coefficients: [f32; N]) -> S::F {
+    // A number's lowest bits are the whole number that was added to it.
+    const ROUND: f32 = 12_582_912.0;
+    // SAFETY: the caller's.
+    unsafe {
+        let x = S::max(S::splat(-127.0), x);
+        let rounded = S::add(x, S::splat(ROUND));
+        let f = S::sub(x, S::sub(rounded, S::splat(ROUND)));
+        let mut p = S::splat(coefficients[0]);
+        for c in &coefficients[1..] {
+            p = S::fma(p, f, S::splat(*c));
+        }
+        p = S::fma(p, f, S::splat(1.0));
+        // 1 has exponent 127, so that at -127 no bit is left.
+        S::from_bits(S::add_words(S::to_bits(p), S::shl(S::to_bits(rounded), 23)))
+    }
+}
+
 /// 1 / (1 + e^-x).
 ///
 /// # Safety
@@ -178,5 +249,59 @@ pub unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
     unsafe {
         let e = exp::<S>(S::sub(S::splat(0.0), x));
         S::div(S::splat(1.0), S::add(S::splat(1.0), e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Isa;
+
+    struct Exp2<'a> {
+        x: &'a [f32; LANES],
+        exact: &'a mut [f32; LANES],
+        for_bf16: &'a mut [f32; LANES],
+    }
+
+    impl Kernel for Exp2<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            // SAFETY: Isa::run vouches for the instruction set.
+            unsafe {
+                let x = S::load(self.x.as_ptr());
+                S::store(self.exact.as_mut_ptr(), exp2::<S>(x));
+                S::store(self.for_bf16.as_mut_ptr(), exp2_for_bf16::<S>(x));
+            }
+        }
+    }
+
+    /// The greatest score must weigh exactly 1, and what is masked exactly 0.
+    #[test]
+    fn exp2_is_exact_at_its_ends_and_close_between() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let of = |x: [f32; LANES]| {
+                let (mut exact, mut for_bf16) = ([f32::NAN; LANES], [f32::NAN; LANES]);
+                isa.run(Exp2 { x: &x, exact: &mut exact, for_bf16: &mut for_bf16 });
+                [(exact, 2.5e-7), (for_bf16, 1.1e-4)]
+            };
+            let ends = std::array::from_fn(|i| [0.0, -127.0, -128.5, f32::MIN, f32::NEG_INFINITY, f32::NAN][i.min(5)]);
+            for (ends, _) in of(ends) {
+                assert_eq!(ends[..5].iter().map(|x| x.to_bits()).collect::<Vec<_>>(), [1f32.to_bits(), 0, 0, 0, 0]);
+                assert!(ends[5].is_nan());
+            }
+            for step in 0..8000 {
+                let x = std::array::from_fn(|i| -126.0 + step as f32 / 63.0 + i as f32 / 1021.0);
+                for (got, bound) in of(x) {
+                    for (x, y) in x.into_iter().zip(got) {
+                        let want = f64::from(x).exp2();
+                        assert!(
+                            (f64::from(y) - want).abs() <= bound * want,
+                            "{}: 2^{x} is {y}, not {want}",
+                            isa.name()
+                        );
+                    }
+                }
+            }
+        }
     }
 }

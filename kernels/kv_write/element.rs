@@ -1,6 +1,7 @@
 //! The element formats of the cache, as kernels read and write them.
 
-use crate::cpu::{LANES, Simd};
+use crate::cpu::{LANES, Simd, exp2, exp2_for_bf16};
+use std::ops::Range;
 
 /// An element format. With `SCALED`, elements are codes that a scale turns into numbers.
 #[allow(clippy::missing_safety_doc, reason = "one contract: the instruction set, and room for what is read or written")]
@@ -33,6 +34,20 @@ pub(crate) trait KvElement {
     unsafe fn store_words<S: Simd>(p: *mut u32, x: S::F) {
         // SAFETY: the caller's.
         unsafe { S::store(p.cast(), x) }
+    }
+
+    /// 2^x for `x <= 0`, as closely as products take it.
+    #[inline(always)]
+    unsafe fn exp2<S: Simd>(x: S::F) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { exp2::<S>(x) }
+    }
+
+    /// The sum, in each lane some of it, of what [`KvElement::store_words`] made of vectors `blocks` of those from `words` on, if
+    /// it rounds; else `exact`. May write zeros beside them, so that there are whole vectors of words.
+    #[inline(always)]
+    unsafe fn sum_words<S: Simd>(_words: *mut u32, _blocks: Range<usize>, exact: S::F) -> S::F {
+        exact
     }
 }
 
@@ -118,6 +133,33 @@ impl KvElement for KvBf16 {
     unsafe fn store_words<S: Simd>(p: *mut u32, x: S::F) {
         // SAFETY: the caller's.
         unsafe { S::store_bf16(p.cast(), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn exp2<S: Simd>(x: S::F) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { exp2_for_bf16::<S>(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum_words<S: Simd>(words: *mut u32, blocks: Range<usize>, _exact: S::F) -> S::F {
+        /// 1 and 1.
+        const ONES: u32 = 0x3f80_3f80;
+        // SAFETY: the caller's.
+        unsafe {
+            let block = |b: usize| words.wrapping_add(b * LANES / 2);
+            if blocks.start % 2 == 1 {
+                S::store_bf16(block(blocks.start - 1).cast(), S::splat(0.0));
+            }
+            if blocks.end % 2 == 1 {
+                S::store_bf16(block(blocks.end).cast(), S::splat(0.0));
+            }
+            let mut sum = S::splat(0.0);
+            for pair in blocks.start / 2..blocks.end.div_ceil(2) {
+                sum = S::dot_bf16(sum, S::load_words(block(2 * pair).cast()), S::splat_word(ONES));
+            }
+            sum
+        }
     }
 }
 

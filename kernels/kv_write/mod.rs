@@ -29,18 +29,16 @@ pub fn kv_write(device: &Device, k: Tensor, v: Tensor, slots: &[u32], cache: &mu
     assert!(slots.iter().all(|s| (*s as usize) < most), "a slot outside the cache's {most}");
     let (dtype, layout) = (cache.dtype(), cache.layout(layer));
     let out = SyncMutPtr(cache.layer_mut(layer).as_mut_ptr());
-    let write = Write { k, v, slots, shape, layout, dtype, out, heads: 0..shape.heads };
+    let write = Write { k, v, slots, shape, layout, dtype, out, tokens: 0..slots.len() };
     match device {
         Device::Reference => write.run::<Portable>(),
-        // A head each: tokens of a block share cache lines, heads do not.
-        Device::Cpu(cpu) => {
-            cpu.parallel(if slots.len() > 16 { shape.heads } else { 1 }, 1, |items| match slots.len() {
-                0..=16 => write.clone(),
-                _ => Write { heads: items, ..write.clone() },
-            })
-        }
+        // Two threads may write to one cache line, where a block's tokens are shared out, but never to one byte.
+        Device::Cpu(cpu) => cpu.parallel(slots.len(), GRAIN, |tokens| Write { tokens, ..write.clone() }),
     }
 }
+
+/// Tokens for which another thread is worth its while.
+const GRAIN: usize = 8;
 
 /// A copy with at most one rounding, so one body serves every device.
 #[derive(Clone)]
@@ -52,7 +50,7 @@ struct Write<'a> {
     layout: Layout,
     dtype: KvDType,
     out: SyncMutPtr<u8>,
-    heads: Range<usize>,
+    tokens: Range<usize>,
 }
 
 impl Kernel for Write<'_> {
@@ -76,9 +74,15 @@ impl Write<'_> {
     #[inline(always)]
     unsafe fn write<E: KvElement, S: Simd>(&self) {
         let dim = self.shape.head_dim;
-        for (t, slot) in self.slots.iter().enumerate() {
-            let (block, token) = (*slot as usize / BLOCK_TOKENS, *slot as usize % BLOCK_TOKENS);
-            for head in self.heads.clone() {
+        let place = |t: usize| (self.slots[t] as usize / BLOCK_TOKENS, self.slots[t] as usize % BLOCK_TOKENS);
+        for t in self.tokens.clone() {
+            let (block, token) = place(t);
+            let next = place((t + 1).min(self.tokens.end - 1));
+            if next.0 != block {
+                // SAFETY: as below.
+                unsafe { self.prefetch::<E, S>(next.0, next.1) }
+            }
+            for head in 0..self.shape.heads {
                 let (k, v) = (&self.k.row(t)[head * dim..][..dim], &self.v.row(t)[head * dim..][..dim]);
                 // SAFETY: slots were checked, so the block lies in the layer; head_dim is a multiple of 16.
                 unsafe {
@@ -93,6 +97,29 @@ impl Write<'_> {
                         }
                     }
                     self.write_token::<E, S>(keys, values, token, k, v, inverse);
+                }
+            }
+        }
+    }
+
+    /// Asks for the lines that a token's keys and values will be written to: one for every `PAIRING` elements of a key. Where each
+    /// token of a step is another sequence's, they come from memory.
+    ///
+    /// # Safety
+    /// As [`Write::write`].
+    #[inline(always)]
+    unsafe fn prefetch<E: KvElement, S: Simd>(&self, block: usize, token: usize) {
+        let dim = self.shape.head_dim;
+        for head in 0..self.shape.heads {
+            // SAFETY: the caller's; the block lies in the layer.
+            unsafe {
+                let keys: *const E::Bits = self.out.get().add(self.layout.keys_at(block, head)).cast();
+                for d in (0..dim).step_by(E::PAIRING) {
+                    S::prefetch(keys.add(interleaved(d, token, BLOCK_TOKENS, E::PAIRING)).cast());
+                }
+                let values: *const E::Bits = self.out.get().add(self.layout.values_at(block, head)).cast();
+                for d in (0..dim).step_by(LANES) {
+                    S::prefetch(values.add(interleaved(token, d, dim, E::PAIRING)).cast());
                 }
             }
         }
@@ -123,9 +150,13 @@ impl Write<'_> {
                 let mut lanes = [[E::Bits::default(); LANES]; 2];
                 E::store::<S>(lanes[0].as_mut_ptr(), k);
                 E::store::<S>(lanes[1].as_mut_ptr(), v);
-                for i in 0..LANES {
-                    *keys.add(interleaved(d + i, token, BLOCK_TOKENS, E::PAIRING)) = lanes[0][i];
-                    *values.add(interleaved(token, d + i, dim, E::PAIRING)) = lanes[1][i];
+                // A pair of a key's elements is written at once.
+                for i in (0..LANES).step_by(E::PAIRING) {
+                    let pair = keys.add(interleaved(d + i, token, BLOCK_TOKENS, E::PAIRING));
+                    pair.copy_from_nonoverlapping(lanes[0].as_ptr().add(i), E::PAIRING);
+                }
+                for (i, value) in lanes[1].into_iter().enumerate() {
+                    *values.add(interleaved(token, d + i, dim, E::PAIRING)) = value;
                 }
             }
         }

@@ -169,31 +169,25 @@ impl Pack {
         unsafe {
             let records = self.records.get().add(row * self.blocks * record::BYTES);
             let high = self.high.get().add(row * self.blocks);
-            let row_of = |r| self.x.get().add((row + r) * self.stride);
             // From which magnitude a row's blocks stand out.
             let mut limits = [0.0; R];
             for (r, limit) in limits.iter_mut().enumerate() {
                 // Each block's greatest magnitude, kept where its scale will be.
-                let mut total = 0.0;
+                let x = self.x.get().add((row + r) * self.stride);
+                let mut inverses = 0.0;
                 for b in 0..self.blocks {
                     let mut max = S::splat(0.0);
                     for k in (0..self.len(b)).step_by(LANES) {
-                        max = S::max(max, S::abs(S::load(row_of(r).add(b * BLOCK + k))));
+                        max = S::max(max, S::abs(S::load(x.add(b * BLOCK + k))));
                     }
                     let max = S::max_lane(max);
-                    total += max;
+                    inverses += if max > 0.0 { 1.0 / max } else { 0.0 };
                     *self.part::<f32, R>(records, b, record::SCALE).add(r) = max;
                 }
-                *limit = self.threshold * (total / self.blocks as f32);
+                *limit = self.threshold * (self.blocks as f32 / inverses);
             }
             for b in 0..self.blocks {
-                let maxima = self.part::<f32, R>(records, b, record::SCALE);
-                let refined = limits.iter().enumerate().any(|(r, limit)| *maxima.add(r) > *limit);
-                let mut words = 0;
-                for (r, limit) in limits.iter().enumerate() {
-                    words |= self.block::<S, R>(row_of(r), records, b, r, *limit, refined);
-                }
-                *high.add(b) = words;
+                *high.add(b) = self.record::<S, R>(row, records, b, &limits);
             }
         }
     }
@@ -204,73 +198,73 @@ impl Pack {
         BLOCK.min(self.cols - b * BLOCK)
     }
 
-    /// Writes row `r`'s part of record `b`, the row being at `x`; with high parts, zero if need be, if the block stands out in a row
-    /// of the group: `refined`. Returns which words have high parts.
+    /// Writes record `b` of the group whose first row is `row`; with high parts if the block stands out in any of the rows.
+    /// Returns which words have high parts.
     ///
     /// # Safety
-    /// Needs the instruction set, the row, and the block's greatest magnitude in place of its scale.
+    /// Needs the instruction set, the rows, and the block's greatest magnitudes in place of its scales.
     #[inline(always)]
-    unsafe fn block<S: Simd, const R: usize>(
-        &self,
-        x: *const f32,
-        records: *mut u8,
-        b: usize,
-        r: usize,
-        limit: f32,
-        refined: bool,
-    ) -> u16 {
+    unsafe fn record<S: Simd, const R: usize>(&self, row: usize, records: *mut u8, b: usize, limits: &[f32; R]) -> u16 {
         // SAFETY: the caller's.
         unsafe {
-            let scale_at = self.part::<f32, R>(records, b, record::SCALE).add(r);
-            let max = *scale_at;
-            let stands_out = max > limit;
-            let greatest = if stands_out { (FINER * limit).max(max * (127.0 / MAX_CODE)) } else { max };
-            let (scale, inverse) = (greatest / 127.0, if max > 0.0 { 127.0 / greatest } else { 0.0 });
-            *scale_at = scale;
-            let low = self.part::<i8, R>(records, b, record::CODES).add(BLOCK * r);
-            let high = self.part::<i8, R>(records, b, record::HIGH).add(BLOCK * r);
-            if self.len(b) < BLOCK {
-                low.write_bytes(0, BLOCK);
+            let scales = self.part::<[f32; R], R>(records, b, record::SCALE);
+            let (maxima, mut inverses, mut stands_out) = (scales.read_unaligned(), [0.0; R], false);
+            let mut scale = [0.0; R];
+            for r in 0..R {
+                let (max, limit) = (maxima[r], limits[r]);
+                let fine = (FINER * limit).max(max * (127.0 / MAX_CODE));
+                let greatest = if max > limit { fine } else { max };
+                stands_out |= max > limit;
+                scale[r] = greatest / 127.0;
+                inverses[r] = if max > 0.0 { 127.0 / greatest } else { 0.0 };
             }
-            if refined {
-                high.write_bytes(0, BLOCK);
-            }
-            for k in (0..self.len(b)).step_by(LANES) {
-                let mut code = S::round(S::mul(S::load(x.add(b * BLOCK + k)), S::splat(inverse)));
-                if stands_out {
-                    // The quarter rounds a half up: 128 is 256 - 128, as bytes go.
-                    let top = S::round(S::mul(S::add(code, S::splat(0.25)), S::splat(1.0 / 256.0)));
-                    code = S::sub(code, S::mul(top, S::splat(256.0)));
-                    S::store_i8(high.add(k), top);
+            scales.write_unaligned(scale);
+            let low = self.part::<u8, R>(records, b, record::CODES);
+            let high = self.part::<u8, R>(records, b, record::HIGH);
+            let (mut sums, mut words) = ([[0; 4]; R], 0);
+            for r in 0..R {
+                let x = self.x.get().add((row + r) * self.stride + b * BLOCK);
+                let mut codes = [S::splat(0.0); 4];
+                for (q, codes) in codes.iter_mut().enumerate().take(self.len(b) / LANES) {
+                    *codes = S::mul(S::load(x.add(q * LANES)), S::splat(inverses[r]));
                 }
-                S::store_i8(low.add(k), code);
-            }
-            for half in 0..BLOCK / HALF {
-                let mut sums = S::sums_i8(low.add(half * HALF));
                 if stands_out {
-                    let tops = S::sums_i8(high.add(half * HALF));
-                    sums = [sums[0] + 256 * tops[0], sums[1] + 256 * tops[1]];
+                    let tops = split::<S>(&mut codes);
+                    S::store_words(high.add(BLOCK * r), tops);
+                    sums[r] = S::sums_i8(tops).map(|sum| 256 * sum);
+                    words |= S::words_set(tops);
                 }
-                self.put_sums::<R>(records, b, half * R + r, scale, sums);
+                let codes = S::pack_i8(codes);
+                S::store_words(low.add(BLOCK * r), codes);
+                for (sum, low) in sums[r].iter_mut().zip(S::sums_i8(codes)) {
+                    *sum += low;
+                }
             }
-            if stands_out { words_with_codes(high) } else { 0 }
+            self.put_sums(records, b, &scale, &sums);
+            words
         }
     }
 
-    /// Writes the sums of 32 codes, those of the first 16 and of the others being known, and of the activations.
+    /// Writes the sums of 16 and 32 codes, those of 16 being known, and of the activations.
     ///
     /// # Safety
-    /// Needs the record; `i` is the half's place among the group's.
+    /// Needs the record.
     #[inline(always)]
-    unsafe fn put_sums<const R: usize>(&self, records: *mut u8, b: usize, i: usize, scale: f32, sums: [i32; 2]) {
-        let sum = sums[0] + sums[1];
+    unsafe fn put_sums<const R: usize>(&self, records: *mut u8, b: usize, scale: &[f32; R], sums: &[[i32; 4]; R]) {
         // SAFETY: the caller's.
         unsafe {
-            *self.part::<f32, R>(records, b, record::SUMS).add(i) = scale * sum as f32;
-            *self.part::<i32, R>(records, b, record::CODE_SUMS).add(i) = -sum;
-            // Of two quarters for each half, those of the group's rows side by side.
-            let quarter = self.part::<i32, R>(records, b, record::SHORT_SUMS).add(i / R * R + i);
-            (*quarter, *quarter.add(R)) = (-sums[0], -sums[1]);
+            for half in 0..BLOCK / HALF {
+                let of_activations = self.part::<f32, R>(records, b, record::SUMS).add(half * R);
+                let of_codes = self.part::<i32, R>(records, b, record::CODE_SUMS).add(half * R);
+                let of_quarters = self.part::<i32, R>(records, b, record::SHORT_SUMS).add(2 * half * R);
+                for r in 0..R {
+                    let [first, second] = [sums[r][2 * half], sums[r][2 * half + 1]];
+                    *of_activations.add(r) = scale[r] * (first + second) as f32;
+                    *of_codes.add(r) = -(first + second);
+                    *of_quarters.add(r) = -first;
+                    *of_quarters.add(R + r) = -second;
+                }
+            }
         }
     }
 
@@ -282,17 +276,21 @@ impl Pack {
     }
 }
 
-/// A bit for each word of a block at `codes` that is not zero.
+/// Leaves the low parts of codes, which need not be whole, and returns their high parts.
 ///
 /// # Safety
-/// Needs the block.
+/// Needs the instruction set.
 #[inline(always)]
-unsafe fn words_with_codes(codes: *const i8) -> u16 {
-    let mut words = 0;
-    for g in 0..BLOCK / 4 {
-        // SAFETY: the caller's.
-        let word = unsafe { codes.add(4 * g).cast::<u32>().read_unaligned() };
-        words |= u16::from(word != 0) << g;
+unsafe fn split<S: Simd>(codes: &mut [S::F; 4]) -> S::W {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut tops = [S::splat(0.0); 4];
+        for (code, top) in codes.iter_mut().zip(&mut tops) {
+            let whole = S::round(*code);
+            // The quarter rounds a half up: 128 is 256 - 128, as bytes go.
+            *top = S::round(S::mul(S::add(whole, S::splat(0.25)), S::splat(1.0 / 256.0)));
+            *code = S::fma(*top, S::splat(-256.0), whole);
+        }
+        S::pack_i8(tops)
     }
-    words
 }

@@ -131,7 +131,7 @@ fn activated(gate_and_up: &[f32], outputs: usize, activation: Activation) -> Vec
     let rows = gate_and_up.len() / (2 * outputs);
     let mut out = vec![0.0; rows * outputs];
     let x = Tensor::new(gate_and_up, rows, 2 * outputs);
-    aieng_kernels::act_mul(&Device::Reference, x, activation, &mut TensorMut::new(&mut out, rows, outputs));
+    aieng_kernels::act_mul(x, activation, &mut TensorMut::new(&mut out, rows, outputs));
     out
 }
 

@@ -1,6 +1,7 @@
 //! The oracle: each weight row is decoded to f32 and multiplied as it stands, without quantised activations.
 
 use super::Weight;
+use crate::act_mul::{Activation, act_mul};
 use crate::{Tensor, TensorMut};
 
 /// Partial sums of a dot product: enough to keep f32 sums short, and for the compiler to vectorise.
@@ -15,6 +16,12 @@ pub fn linear(x: Tensor, w: &Weight, y: &mut TensorMut) {
             y.row_mut(t)[n] = dot(x.row(t), &row) + bias;
         }
     }
+}
+
+pub fn gate_up(x: Tensor, w: &Weight, activation: Activation, y: &mut TensorMut) {
+    let mut both = vec![0.0; x.rows() * w.rows()];
+    linear(x, w, &mut TensorMut::new(&mut both, x.rows(), w.rows()));
+    act_mul(Tensor::new(&both, x.rows(), w.rows()), activation, y);
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

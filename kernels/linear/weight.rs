@@ -60,8 +60,9 @@ impl Precision {
     /// 16 bits everywhere.
     pub const FINE: Precision = Precision(0.0);
 
-    /// More bits for the blocks whose greatest magnitude is above `threshold` times the mean of those of the row's blocks: as
-    /// many as make their steps half of what they are right below.
+    /// More bits for the blocks whose greatest magnitude is above `threshold` times the harmonic mean of those of the row's
+    /// blocks: as many as make their steps half of what they are right below. The harmonic mean, because the massive activations
+    /// of a few channels (<https://arxiv.org/abs/2402.17762>) would make the arithmetic one a measure of nothing but themselves.
     pub const fn fine_above(threshold: f32) -> Precision {
         Precision(threshold)
     }

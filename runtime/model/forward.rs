@@ -12,7 +12,7 @@ use crate::{Error, Result};
 use aieng_kernels::attention::{AttentionParams, Partials, Sequences};
 use aieng_kernels::rope::Frequencies;
 use aieng_kernels::{
-    Device, Floats, KvCache, RopeAngles, Scratch, Tensor, TensorMut, act_mul, add_rms_norm, attention, embed, kv_write,
+    Device, Floats, KvCache, RopeAngles, Scratch, Tensor, TensorMut, add_rms_norm, attention, embed, gate_up, kv_write,
     linear, rms_norm_in_place, rope,
 };
 
@@ -29,8 +29,6 @@ pub(super) struct Buffers {
     qkv: Floats,
     /// `[T, q]`: attention's result.
     attended: Floats,
-    /// `[T, 2 F]`
-    gate_up: Floats,
     /// `[T, F]`
     gated: Floats,
     /// `[L, hidden]`: final hidden states of the tokens that need logits.
@@ -69,7 +67,6 @@ impl Buffers {
             normed: rows(hidden)?,
             qkv: rows(qkv)?,
             attended: rows(q)?,
-            gate_up: rows(2 * width)?,
             gated: rows(width)?,
             last: rows(hidden)?,
             logits: matrix(logits_rows, vocab)?,
@@ -195,12 +192,10 @@ impl Pass<'_> {
         let (mlp, t) = (&self.layer.mlp, self.batch.len());
         self.add_and_norm(&w.mlp_norm, b);
 
-        let mut gate_up = TensorMut::new(&mut b.gate_up, t, 2 * mlp.width);
-        linear(device, Tensor::new(&b.normed, t, self.hidden), &w.gate_up, &mut b.scratch, &mut gate_up);
-        b.recorder.stamp(Op::GateUp);
         let mut gated = TensorMut::new(&mut b.gated, t, mlp.width);
-        act_mul(device, gate_up.view(), mlp.activation, &mut gated);
-        b.recorder.stamp(Op::Activation);
+        let normed = Tensor::new(&b.normed, t, self.hidden);
+        gate_up(device, normed, &w.gate_up, mlp.activation, &mut b.scratch, &mut gated);
+        b.recorder.stamp(Op::GateUp);
 
         let mut delta = TensorMut::new(&mut b.delta, t, self.hidden);
         linear(device, gated.view(), &w.down, &mut b.scratch, &mut delta);

@@ -29,10 +29,8 @@ pub enum Op {
     Attention,
     /// Attention's output projection.
     Output,
-    /// Gate and up projections.
+    /// Gate and up projections, and the activation.
     GateUp,
-    /// The gate's activation, times up.
-    Activation,
     /// Down projection.
     Down,
     /// Logits.
@@ -43,7 +41,7 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Op; 12] = [
+    pub const ALL: [Op; 11] = [
         Op::Embed,
         Op::Norm,
         Op::Qkv,
@@ -52,7 +50,6 @@ impl Op {
         Op::Attention,
         Op::Output,
         Op::GateUp,
-        Op::Activation,
         Op::Down,
         Op::Head,
         Op::Rest,
@@ -69,7 +66,6 @@ impl Op {
             Op::Attention => "attention",
             Op::Output => "output",
             Op::GateUp => "gate_up",
-            Op::Activation => "activation",
             Op::Down => "down",
             Op::Head => "head",
             Op::Rest => "rest",
@@ -159,7 +155,7 @@ impl Host {
             Op::Down => matrices(|l| &l.down),
             Op::Head => Some(matrix_work(self.weights.head(), batch.logits_indices.len())),
             Op::Attention => Some(self.attention_work(spec, batch)),
-            Op::Embed | Op::Norm | Op::Rope | Op::KvWrite | Op::Activation | Op::Rest => None,
+            Op::Embed | Op::Norm | Op::Rope | Op::KvWrite | Op::Rest => None,
         }
     }
 

@@ -24,6 +24,9 @@ pub struct PerplexityArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Also print the log-likelihood of each token scored
+    #[arg(long, requires = "json")]
+    log_likelihoods: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -34,6 +37,8 @@ struct Output {
     standard_error: f64,
     tokens: usize,
     ctx: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_likelihoods: Option<Vec<f32>>,
 }
 
 /// Runs the command.
@@ -45,16 +50,17 @@ pub fn run(args: PerplexityArgs) -> Result<()> {
     let tokenizer = Tokenizer::from_metadata(model.file().metadata())?;
     let tokens = tokenizer.encode(&text, true, false)?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let Perplexity { value, standard_error, tokens } = {
+    let Perplexity { value, standard_error, log_likelihoods } = {
         let progress = Progress::fraction("Perplexity");
         perplexity(&mut model, &tokens, args.ctx, bos, &mut |done, so_far| {
             progress.message(format!("Perplexity {so_far:.3}"));
             progress.set_fraction(done);
         })?
     };
+    let (tokens, ctx) = (log_likelihoods.len(), args.ctx);
     if args.json {
-        return output::json(&Output { value, standard_error, tokens, ctx: args.ctx });
+        let log_likelihoods = args.log_likelihoods.then_some(log_likelihoods);
+        return output::json(&Output { value, standard_error, tokens, ctx, log_likelihoods });
     }
-    let ctx = args.ctx;
     Ok(output::text(&format!("perplexity {value:.4} ± {standard_error:.4} over {tokens} tokens, windows of {ctx}\n"))?)
 }

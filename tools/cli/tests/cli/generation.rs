@@ -256,6 +256,12 @@ fn perplexity_reports_in_a_pipe_without_progress() {
     assert_eq!(strings(&json), ["value", "standard_error", "tokens", "ctx"]);
     assert!(json["value"].as_f64() > Some(1.0), "{json}");
     assert_eq!(json["tokens"].as_u64().map(|n| n % 31), Some(0), "31 tokens of each window of 64: {json}");
+    let with_each = aieng(&[&base[..], &["--json", "--log-likelihoods"]].concat()).json();
+    let each: Vec<f64> =
+        with_each["log_likelihoods"].as_array().expect("a list").iter().filter_map(|x| x.as_f64()).collect();
+    assert_eq!(json["tokens"], each.len());
+    let value = (-each.iter().sum::<f64>() / each.len() as f64).exp();
+    assert!((value / json["value"].as_f64().expect("a number") - 1.0).abs() < 1e-6, "{value} of {json}");
     let text = aieng(&base);
     assert!(text.stdout.starts_with("perplexity "), "{text:?}");
 }
