@@ -97,12 +97,14 @@ pub struct Draws {
 
 impl Draws {
     /// Makes room for `entries` draws with `seen` tokens more than there are.
+    #[inline]
     pub fn reserve(&mut self, entries: usize, seen: usize) -> Result<(), TryReserveError> {
         self.entries.try_reserve(entries)?;
         self.seen.try_reserve(seen)
     }
 
     /// Adds one; changes nothing where there is no memory for it.
+    #[inline]
     pub fn push(&mut self, draw: Draw) -> Result<(), TryReserveError> {
         self.reserve(1, draw.seen.len())?;
         self.bias.try_reserve(draw.bias.len())?;

@@ -3,6 +3,7 @@
 //! Invariants: each sample to deliver gets exactly one event with a [`Finish`], and nothing after it; the last of
 //! those is marked, and nothing of the request follows.
 
+use super::outbox::Outbox;
 use super::stream::{End, Stream};
 use super::{Event, Finish, FinishReason, Logprobs, Origin, Provenance, Request, RequestId, Timings};
 use crate::metrics::Metrics;
@@ -12,7 +13,7 @@ use crate::tokenizer::{Decoder, Tokenizer};
 use crate::{Result, TokenId, memory};
 use aieng_kernels::sample::{Drawn, Draws};
 use compact_str::CompactString;
-use std::collections::{TryReserveError, VecDeque};
+use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
 
 /// Memory that all requests of an engine use in turn.
@@ -43,7 +44,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) scratch: &'a mut Scratch,
     /// Where events go.
-    pub(super) out: &'a mut VecDeque<Event>,
+    pub(super) out: &'a mut Outbox,
 }
 
 /// What became of a sample's draw.
@@ -249,13 +250,7 @@ impl Flight {
     }
 
     /// Ends all samples that have not ended.
-    pub(super) fn end(
-        &mut self,
-        reason: FinishReason,
-        message: Option<&str>,
-        metrics: &Metrics,
-        out: &mut VecDeque<Event>,
-    ) {
+    pub(super) fn end(&mut self, reason: FinishReason, message: Option<&str>, metrics: &Metrics, out: &mut Outbox) {
         for sample in 0..self.streams.len() {
             if !self.streams[sample].ended {
                 let mut text = String::new();
@@ -297,9 +292,10 @@ impl Flight {
             self.prompt.decoder.finish(text);
         }
         let event = self.event(0, Origin::Prompt, Some(token), logprobs, &around.scratch.text);
-        around.out.push_back(event);
+        around.out.push(event);
     }
 
+    #[inline]
     fn event(
         &self,
         sample: usize,
@@ -341,8 +337,9 @@ impl Flight {
     }
 
     /// Delivers an event, or holds it until the best samples are known.
-    fn emit(&mut self, sample: usize, event: Event, out: &mut VecDeque<Event>) {
-        let Some(held) = &mut self.held else { return out.push_back(event) };
+    #[inline]
+    fn emit(&mut self, sample: usize, event: Event, out: &mut Outbox) {
+        let Some(held) = &mut self.held else { return out.push(event) };
         held[sample].push(event);
         if self.open > 0 {
             return;
@@ -356,7 +353,7 @@ impl Flight {
                 if let Some(finish) = &mut event.finish {
                     finish.last = place + 1 == self.n;
                 }
-                out.push_back(event);
+                out.push(event);
             }
         }
     }

@@ -6,6 +6,7 @@ mod config;
 mod executor;
 mod flight;
 mod info;
+mod outbox;
 mod request;
 mod simulated;
 mod step;
@@ -88,7 +89,7 @@ impl Submission {
             id: step::sequence(id, 0),
             tokens,
             most,
-            room: Room::new(most, BLOCK_TOKENS)?,
+            room: Room::new(most)?,
             at: Duration::ZERO,
             priority: request.priority,
             tenant: request.tenant,

@@ -6,17 +6,16 @@
 //! only decode allocates nothing and takes no lock.
 
 use super::flight::{Flight, Scratch, Surroundings, Taken};
+use super::outbox::Outbox;
 use super::trace;
-use super::{
-    Command, EngineConfig, Event, Executor, Finish, FinishReason, MAX_SAMPLES, RequestId, Shared, Sizes, Submission,
-};
+use super::{Command, EngineConfig, Executor, FinishReason, MAX_SAMPLES, RequestId, Shared, Sizes, Submission};
 use crate::log::Level;
 use crate::scheduler::{Arrival, Config, Ready, Row, Scheduler, SeqId};
 use crate::tokenizer::Tokenizer;
 use crate::{Result, memory};
-use aieng_kernels::BLOCK_TOKENS;
 use aieng_kernels::sample::{Drawn, Draws};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use hashbrown::DefaultHashBuilder;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -56,10 +55,11 @@ pub(super) struct StepLoop<E> {
     shared: Arc<Shared>,
     /// What the scheduler's times are counted from.
     beginning: Instant,
-    flights: HashMap<RequestId, Box<Flight>>,
+    /// Looked up twice for each token. Callers do not choose ids, so the hash need not resist them.
+    flights: HashMap<RequestId, Box<Flight>, DefaultHashBuilder>,
     deadlines: BTreeSet<(Instant, RequestId)>,
-    /// Events that found no room: at most one step's, and those of requests that ended since.
-    pending: VecDeque<Event>,
+    /// Where events go. It holds at most one step's, and those of requests that ended since.
+    out: Outbox,
     /// Rows of this step's logits.
     rows: Vec<Row>,
     /// What is wanted of the rows that were computed last: all draws, for whom they are, and their answers.
@@ -84,13 +84,12 @@ impl<E: Executor> StepLoop<E> {
             batch_tokens: config.max_batch_tokens,
             context: sizes.context,
             blocks: sizes.blocks,
-            block_tokens: BLOCK_TOKENS,
             policy: config.policy,
             ageing: config.ageing,
             weights: config.tenant_weights.clone(),
         })?;
         shared.metrics.kv_blocks.set(sizes.blocks as u64);
-        let pending = memory::list("events", 2 * config.max_sequences)?;
+        let out = Outbox::new(Arc::clone(&shared), 2 * config.max_sequences)?;
         Ok(StepLoop {
             executor,
             scheduler,
@@ -99,7 +98,7 @@ impl<E: Executor> StepLoop<E> {
             beginning: Instant::now(),
             flights: memory::map("requests", config.max_requests)?,
             deadlines: BTreeSet::new(),
-            pending: pending.into(),
+            out,
             rows: memory::list("rows of logits", config.max_batch_tokens)?,
             draws: Draws::default(),
             asked: memory::list("rows of logits", config.max_batch_tokens)?,
@@ -140,7 +139,7 @@ impl<E: Executor> StepLoop<E> {
     /// Errors: the executor's.
     pub(super) fn turn(&mut self) -> Result<bool> {
         let go_on = self.take_commands();
-        if go_on && self.pending.is_empty() {
+        if go_on && self.out.is_empty() {
             self.step()?;
         }
         Ok(go_on)
@@ -150,12 +149,12 @@ impl<E: Executor> StepLoop<E> {
     fn take_commands(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let stopped = || shared.shutdown.load(Ordering::SeqCst);
-        self.flush();
+        self.out.flush();
         while let Some(command) = shared.commands.pop() {
             self.obey(command);
         }
         self.end_overdue();
-        let waiting_for_room = !self.pending.is_empty();
+        let waiting_for_room = !self.out.is_empty();
         let ready = self.scheduler.ready(self.beginning.elapsed());
         if (ready != Ready::Now || waiting_for_room) && !stopped() {
             self.publish_state();
@@ -240,7 +239,7 @@ impl<E: Executor> StepLoop<E> {
         while let Some((id, why)) = self.failed.pop() {
             self.end(id, FinishReason::Error, Some(why));
         }
-        self.flush();
+        self.out.flush();
         self.record(now);
         Ok(())
     }
@@ -292,16 +291,16 @@ impl<E: Executor> StepLoop<E> {
 
     /// Takes in the answers for row number `index` of those that were asked about.
     fn deliver(&mut self, index: usize, now: Instant) {
-        let StepLoop { scheduler, tokenizer, shared, flights, pending, failed, scratch, asked, drawn, .. } = self;
+        let StepLoop { scheduler, tokenizer, shared, flights, out, failed, scratch, asked, drawn, .. } = self;
         let Asked { row, ref draws } = asked[index];
         let (id, sample) = request(row.seq);
         let has_failed = failed.iter().any(|(failed, _)| *failed == id);
         let Some(flight) = flights.get_mut(&id).filter(|_| !has_failed) else { return };
-        if pending.try_reserve(flight.backlog()).is_err() {
+        if out.reserve(flight.backlog()).is_err() {
             return failed.push((id, NO_MEMORY));
         }
         let drawn = &drawn[draws.clone()];
-        let mut around = Surroundings { tokenizer, now, metrics: &shared.metrics, scratch, out: pending };
+        let mut around = Surroundings { tokenizer, now, metrics: &shared.metrics, scratch, out };
         if !row.sample {
             if !drawn.iter().all(|scored| flight.score(scored, &mut around)) {
                 failed.push((id, NOT_FINITE));
@@ -339,11 +338,11 @@ impl<E: Executor> StepLoop<E> {
         for sample in (0..flight.candidates()).filter(|sample| !flight.has_ended(*sample)) {
             self.scheduler.remove(sequence(id, sample));
         }
-        if self.pending.try_reserve(flight.backlog()).is_err() {
+        if self.out.reserve(flight.backlog()).is_err() {
             flight.forget_held();
         }
-        flight.end(reason, message, &self.shared.metrics, &mut self.pending);
-        self.flush();
+        flight.end(reason, message, &self.shared.metrics, &mut self.out);
+        self.out.flush();
     }
 
     fn forget(&mut self, id: RequestId) -> Option<Box<Flight>> {
@@ -358,7 +357,7 @@ impl<E: Executor> StepLoop<E> {
     fn end_all(&mut self, reason: FinishReason, message: Option<&str>) {
         // A submit that saw no shutdown has counted itself in flight, and its command comes; unless a panic lost it.
         let patience = Instant::now() + Duration::from_secs(1);
-        while self.shared.in_flight.load(Ordering::SeqCst) > self.flights.len() + self.finished_but_pending() {
+        while self.shared.in_flight.load(Ordering::SeqCst) > self.flights.len() + self.out.requests() {
             match self.shared.commands.pop() {
                 Some(Command::Submit(s)) => {
                     self.flights.insert(s.flight.id, s.flight);
@@ -372,54 +371,17 @@ impl<E: Executor> StepLoop<E> {
         ids.sort_unstable();
         for id in ids {
             if let Some(mut flight) = self.flights.remove(&id) {
-                flight.end(reason, message, &self.shared.metrics, &mut self.pending);
-                self.flush();
+                flight.end(reason, message, &self.shared.metrics, &mut self.out);
+                self.out.flush();
             }
         }
-        while !self.pending.is_empty() && !self.shared.abandoned.load(Ordering::SeqCst) {
+        while !self.out.is_empty() && !self.shared.abandoned.load(Ordering::SeqCst) {
             let shared = Arc::clone(&self.shared);
             let wake = || shared.abandoned.load(Ordering::SeqCst) || shared.events.room() > 0;
             drop(shared.commands.pop_wait(None, wake));
-            self.flush();
+            self.out.flush();
         }
     }
-
-    fn finished_but_pending(&self) -> usize {
-        self.pending.iter().filter(|e| e.finish.as_ref().is_some_and(|f| f.last)).count()
-    }
-
-    /// Moves pending events into the queue while there is room, and wakes who waits for them once.
-    fn flush(&mut self) {
-        let pending = self.pending.len();
-        while let Some(event) = self.pending.pop_front() {
-            trace::deliver(&event);
-            if let Some(finish) = &event.finish {
-                self.shared.log.say(Level::Debug, "request", || ended(&event, finish));
-            }
-            // Before the event is there: who sees a request's end may submit the next one.
-            let places = usize::from(event.finish.as_ref().is_some_and(|f| f.last));
-            self.shared.in_flight.fetch_sub(places, Ordering::SeqCst);
-            if let Err(event) = self.shared.events.push_quietly(event) {
-                self.shared.in_flight.fetch_add(places, Ordering::SeqCst);
-                self.pending.push_front(event);
-                break;
-            }
-        }
-        if self.pending.len() < pending {
-            self.shared.events.wake();
-        }
-    }
-}
-
-/// What the log says of a sample's end.
-fn ended(event: &Event, finish: &Finish) -> String {
-    let Finish { reason, prompt_tokens, cached_tokens, completion_tokens, timings, .. } = finish;
-    let ttft = timings.ttft.unwrap_or_default();
-    let (request, sample) = (event.request.0, event.sample);
-    format!(
-        "{request}: sample {sample} ended ({reason:?}): {prompt_tokens} tokens of prompt, {cached_tokens} of them cached, \
-         {completion_tokens} generated, the first after {ttft:.1?}"
-    )
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -26,6 +26,7 @@ pub use sequence::{Arrival, Room, SeqId};
 use crate::batch::{Batch, Logits};
 use crate::kv::{BlockId, BlockPool, KeyChain};
 use crate::{Result, memory};
+use aieng_kernels::BLOCK_TOKENS;
 use sequence::Sequence;
 use std::time::Duration;
 use waiting::Waiting;
@@ -61,8 +62,6 @@ pub struct Config {
     pub context: usize,
     /// Blocks of the cache.
     pub blocks: usize,
-    /// Tokens of a block.
-    pub block_tokens: usize,
     /// When sequences join.
     pub policy: Policy,
     /// One step of priority counts as much as having arrived this much earlier.
@@ -142,6 +141,8 @@ pub struct Scheduler {
     chain: KeyChain,
     waiting: Waiting,
     running: Vec<Sequence>,
+    /// How many of `running` have ended, and leave it at the next step.
+    ended: usize,
     /// Sequences that were forked since the last step.
     forked: Vec<Sequence>,
     batch: Batch,
@@ -155,14 +156,15 @@ impl Scheduler {
     ///
     /// Errors: [`Error::OutOfMemory`](crate::Error).
     pub fn new(config: Config) -> Result<Scheduler> {
-        let Config { sequences, batch_tokens, context, blocks, block_tokens, .. } = config;
-        assert!(sequences > 0 && batch_tokens >= sequences && block_tokens > 0, "{config:?}");
-        let tables = sequences * context.div_ceil(block_tokens).min(blocks);
+        let Config { sequences, batch_tokens, context, blocks, .. } = config;
+        assert!(sequences > 0 && batch_tokens >= sequences, "{config:?}");
+        let tables = sequences * context.div_ceil(BLOCK_TOKENS).min(blocks);
         Ok(Scheduler {
             pool: BlockPool::new(blocks)?,
             chain: KeyChain::default(),
             waiting: Waiting::new(&config.weights, config.ageing),
             running: memory::list("sequences", sequences)?,
+            ended: 0,
             forked: memory::list("sequences", sequences)?,
             batch: Batch::with_capacity(batch_tokens, sequences, tables)?,
             rows: memory::list("rows of logits", batch_tokens)?,
@@ -176,7 +178,7 @@ impl Scheduler {
     pub fn add(&mut self, arrival: Arrival) {
         assert!(!arrival.tokens.is_empty() && self.blocks_for(arrival.tokens.len()) <= self.config.blocks);
         let rank = self.waiting.rank(arrival.at, arrival.priority, arrival.id);
-        self.waiting.push(Sequence::new(arrival, rank, &self.chain, self.config.block_tokens));
+        self.waiting.push(Sequence::new(arrival, rank, &self.chain));
     }
 
     /// Ends a sequence between two steps, wherever it stands, and frees its blocks. Returns whether there was one.
@@ -194,7 +196,7 @@ impl Scheduler {
 
     /// Whether a step can be made at the time `now`.
     pub fn ready(&self, now: Duration) -> Ready {
-        if self.running.iter().any(|s| !s.ended) || !self.forked.is_empty() {
+        if self.running.len() > self.ended || !self.forked.is_empty() {
             return Ready::Now;
         }
         if self.waiting.len() == 0 {
@@ -212,7 +214,7 @@ impl Scheduler {
     /// The present state and the counts.
     pub fn stats(&self) -> Stats {
         Stats {
-            running: self.running.iter().filter(|s| !s.ended).count() + self.forked.len(),
+            running: self.running.len() - self.ended + self.forked.len(),
             waiting: self.waiting.len(),
             used_blocks: self.pool.used(),
             evictions: self.pool.evictions(),
@@ -225,7 +227,9 @@ impl Scheduler {
         self.batch.clear();
         self.rows.clear();
         self.started.clear();
-        self.running.retain(|s| !s.ended);
+        if std::mem::take(&mut self.ended) > 0 {
+            self.running.retain(|s| !s.ended);
+        }
         self.place_forked();
         self.admit(now);
         self.plan();
@@ -257,13 +261,14 @@ impl Scheduler {
         let sequence = &mut self.running[row.slot as usize];
         if !sequence.ended {
             sequence.ended = true;
+            self.ended += 1;
             sequence.release(&mut self.pool);
             self.waiting.left(sequence.tenant);
         }
     }
 
     fn blocks_for(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.config.block_tokens)
+        tokens.div_ceil(BLOCK_TOKENS)
     }
 
     /// Lets forked sequences run while there is room; the others wait, and compute their tokens anew.
@@ -299,6 +304,9 @@ impl Scheduler {
             Policy::Continuous => false,
             _ => !self.running.is_empty() || self.ready(now) != Ready::Now,
         };
+        if self.waiting.len() == 0 {
+            return;
+        }
         let mut prompt_tokens: usize = self.running.iter().map(|s| s.left() - 1).sum();
         let mut promised: usize = self.running.iter().map(|s| self.blocks_for(s.tokens.len()) - s.blocks.len()).sum();
         while self.running.len() < most && prompt_tokens < most_tokens {
@@ -315,14 +323,14 @@ impl Scheduler {
             let Some(mut next) = self.waiting.pop() else { return };
             prompt_tokens += next.left() - 1;
             promised += wanted;
-            next.reserve(self.config.block_tokens);
+            next.reserve();
             self.insert(next);
         }
     }
 
     /// Blocks of a waiting sequence's prefix that others own at this moment.
     fn shared_blocks(&self, sequence: &Sequence) -> usize {
-        let found = sequence.prefix(self.config.block_tokens).iter().map_while(|key| self.pool.find(*key));
+        let found = sequence.prefix().iter().map_while(|key| self.pool.find(*key));
         found.filter(|block| self.pool.owners(*block) > 0).count()
     }
 
@@ -358,7 +366,7 @@ impl Scheduler {
             return;
         }
         if sequence.looks_up() {
-            sequence.claim_prefix(&mut self.pool, self.config.block_tokens);
+            sequence.claim_prefix(&mut self.pool);
             self.stats.prefix_queries += sequence.tokens.len() as u64;
             self.stats.prefix_hits += sequence.computed as u64;
         }
@@ -373,8 +381,8 @@ impl Scheduler {
     /// be. Returns false if the sequence itself was the last one: then it is preempted.
     fn provide(&mut self, i: usize, count: usize) -> bool {
         loop {
-            let Scheduler { running, pool, batch, config, .. } = self;
-            if running[i].grow(pool, batch, count, config.block_tokens) {
+            let Scheduler { running, pool, batch, .. } = self;
+            if running[i].grow(pool, batch, count) {
                 return true;
             }
             let Some(mut victim) = running.pop() else { return false };
@@ -390,7 +398,7 @@ impl Scheduler {
 
     /// Adds `count` tokens of sequence `i` to the batch.
     fn push(&mut self, i: usize, count: usize) {
-        let Scheduler { running, pool, chain, waiting, batch, rows, config, .. } = self;
+        let Scheduler { running, pool, chain, waiting, batch, rows, .. } = self;
         let sequence = &mut running[i];
         let (first, end) = (sequence.computed, sequence.computed + count);
         let logits = match (sequence.scores(first), end == sequence.tokens.len()) {
@@ -406,7 +414,7 @@ impl Scheduler {
             rows.push(Row { seq: sequence.id, position, sample, slot: i as u32 });
         }
         waiting.charge(sequence.tenant, sequence.charge(end));
-        sequence.compute(end, pool, chain, config.block_tokens);
+        sequence.compute(end, pool, chain);
     }
 
     /// Panics unless the invariants hold.
@@ -418,6 +426,7 @@ impl Scheduler {
             assert!(s.blocks.len() >= self.blocks_for(s.computed), "{s:?}");
             assert!(s.computed <= s.tokens.len(), "{s:?}");
         }
+        assert_eq!(self.running.iter().filter(|s| s.ended).count(), self.ended);
         assert!(self.running.is_sorted_by_key(|s| s.rank) && self.running.len() <= self.config.sequences);
         self.waiting.check(alive());
     }

@@ -3,6 +3,7 @@
 use crate::batch::Batch;
 use crate::kv::{BlockId, BlockKey, BlockPool, KeyChain};
 use crate::{Result, memory};
+use aieng_kernels::BLOCK_TOKENS;
 use std::time::Duration;
 
 /// A sequence's name within the engine: never used twice.
@@ -42,8 +43,8 @@ pub struct Room {
 
 impl Room {
     /// For `most` tokens.
-    pub fn new(most: usize, block_tokens: usize) -> Result<Room> {
-        let blocks = most.div_ceil(block_tokens);
+    pub fn new(most: usize) -> Result<Room> {
+        let blocks = most.div_ceil(BLOCK_TOKENS);
         Ok(Room { blocks: memory::list("blocks", blocks)?, keys: memory::list("keys of blocks", blocks)? })
     }
 }
@@ -84,7 +85,7 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub(super) fn new(arrival: Arrival, rank: Rank, chain: &KeyChain, block_tokens: usize) -> Sequence {
+    pub(super) fn new(arrival: Arrival, rank: Rank, chain: &KeyChain) -> Sequence {
         let Arrival { id, tokens, most, room, at, tenant, salt, score, .. } = arrival;
         let mut sequence = Sequence {
             id,
@@ -103,7 +104,7 @@ impl Sequence {
             started: false,
             ended: false,
         };
-        sequence.extend_keys(chain, block_tokens);
+        sequence.extend_keys(chain);
         sequence
     }
 
@@ -126,8 +127,8 @@ impl Sequence {
     }
 
     /// Makes room for the longest that the sequence can become, so that steps allocate nothing.
-    pub(super) fn reserve(&mut self, block_tokens: usize) {
-        let blocks = self.most.div_ceil(block_tokens);
+    pub(super) fn reserve(&mut self) {
+        let blocks = self.most.div_ceil(BLOCK_TOKENS);
         self.tokens.reserve_exact(self.most.saturating_sub(self.tokens.len()));
         self.blocks.reserve_exact(blocks);
         self.keys.reserve_exact(blocks.saturating_sub(self.keys.len()));
@@ -150,30 +151,30 @@ impl Sequence {
 
     /// Keys of the blocks that could be found in the cache: not that of the last token, which has to be computed in any
     /// case.
-    pub(super) fn prefix(&self, block_tokens: usize) -> &[BlockKey] {
-        let most = if self.looks_up() { (self.tokens.len() - 1) / block_tokens } else { 0 };
+    pub(super) fn prefix(&self) -> &[BlockKey] {
+        let most = if self.looks_up() { (self.tokens.len() - 1) / BLOCK_TOKENS } else { 0 };
         &self.keys[..most.min(self.keys.len())]
     }
 
     /// Takes the blocks of the prefix from the cache.
-    pub(super) fn claim_prefix(&mut self, pool: &mut BlockPool, block_tokens: usize) {
-        for i in 0..self.prefix(block_tokens).len() {
+    pub(super) fn claim_prefix(&mut self, pool: &mut BlockPool) {
+        for i in 0..self.prefix().len() {
             let Some(block) = pool.claim(self.keys[i]) else { break };
             self.blocks.push(block.0);
         }
-        self.computed = self.blocks.len() * block_tokens;
+        self.computed = self.blocks.len() * BLOCK_TOKENS;
     }
 
     /// Provides blocks for `count` more tokens; false if the pool has too few. A last block that others share is copied.
-    pub(super) fn grow(&mut self, pool: &mut BlockPool, batch: &mut Batch, count: usize, block_tokens: usize) -> bool {
-        let at = self.computed / block_tokens;
+    pub(super) fn grow(&mut self, pool: &mut BlockPool, batch: &mut Batch, count: usize) -> bool {
+        let at = self.computed / BLOCK_TOKENS;
         if let Some(shared) = self.blocks.get(at).copied().filter(|b| pool.owners(BlockId(*b)) > 1) {
             let Some(own) = pool.take() else { return false };
             batch.copies.push((shared, own.0));
             pool.give(BlockId(shared));
             self.blocks[at] = own.0;
         }
-        while self.blocks.len() < (self.computed + count).div_ceil(block_tokens) {
+        while self.blocks.len() < (self.computed + count).div_ceil(BLOCK_TOKENS) {
             let Some(block) = pool.take() else { return false };
             self.blocks.push(block.0);
         }
@@ -181,11 +182,11 @@ impl Sequence {
     }
 
     /// Marks tokens up to `end` as computed, and names the blocks that this fills.
-    pub(super) fn compute(&mut self, end: usize, pool: &mut BlockPool, chain: &KeyChain, block_tokens: usize) {
-        let full = self.computed / block_tokens..end / block_tokens;
+    pub(super) fn compute(&mut self, end: usize, pool: &mut BlockPool, chain: &KeyChain) {
+        let full = self.computed / BLOCK_TOKENS..end / BLOCK_TOKENS;
         self.computed = end;
         if self.root.is_some() && !full.is_empty() {
-            self.extend_keys(chain, block_tokens);
+            self.extend_keys(chain);
             for i in full {
                 pool.name(BlockId(self.blocks[i]), self.keys[i]);
             }
@@ -193,9 +194,9 @@ impl Sequence {
     }
 
     /// Makes the keys of all full blocks.
-    fn extend_keys(&mut self, chain: &KeyChain, block_tokens: usize) {
+    fn extend_keys(&mut self, chain: &KeyChain) {
         let Some(root) = self.root else { return };
-        for tokens in self.tokens.chunks_exact(block_tokens).skip(self.keys.len()) {
+        for tokens in self.tokens.chunks_exact(BLOCK_TOKENS).skip(self.keys.len()) {
             let parent = self.keys.last().copied().unwrap_or(root);
             self.keys.push(chain.next(parent, tokens));
         }

@@ -9,7 +9,6 @@ use crate::testing::Random;
 use std::collections::HashMap;
 
 const STEPS: u64 = 1_000_000;
-const BLOCK: usize = 16;
 const CONTEXT: usize = 192;
 const BATCH_TOKENS: usize = 96;
 
@@ -53,12 +52,11 @@ impl World {
             batch_tokens: BATCH_TOKENS,
             context: CONTEXT,
             blocks,
-            block_tokens: BLOCK,
             policy,
             ageing: Duration::from_millis(50),
             weights: vec![(1, 2)],
         };
-        let cache = vec![0; blocks * BLOCK];
+        let cache = vec![0; blocks * BLOCK_TOKENS];
         let scheduler = Scheduler::new(config).unwrap();
         World { scheduler, random, cache, live: HashMap::new(), next_id: 0, ended: 0, longest_life: 0 }
     }
@@ -99,13 +97,16 @@ impl World {
         let batch = step.batch;
         assert!(batch.len() <= BATCH_TOKENS && batch.context_lens.len() <= 6);
         for (from, to) in &batch.copies {
-            self.cache.copy_within(*from as usize * BLOCK..(*from as usize + 1) * BLOCK, *to as usize * BLOCK);
+            self.cache.copy_within(
+                *from as usize * BLOCK_TOKENS..(*from as usize + 1) * BLOCK_TOKENS,
+                *to as usize * BLOCK_TOKENS,
+            );
         }
         for s in 0..batch.context_lens.len() {
             let table = &batch.block_tables[batch.cu_blocks[s] as usize..batch.cu_blocks[s + 1] as usize];
             for i in batch.cu_seqlens_q[s] as usize..batch.cu_seqlens_q[s + 1] as usize {
                 let position = batch.positions[i] as usize;
-                let slot = |p: usize| table[p / BLOCK] as usize * BLOCK + p % BLOCK;
+                let slot = |p: usize| table[p / BLOCK_TOKENS] as usize * BLOCK_TOKENS + p % BLOCK_TOKENS;
                 assert_eq!(slot(position), batch.slot_mapping[i] as usize);
                 let before = if position == 0 { 0 } else { self.cache[slot(position - 1)] };
                 self.cache[slot(position)] = extend(before, batch.token_ids[i]);

@@ -6,7 +6,6 @@ fn config() -> Config {
         batch_tokens: 20,
         context: 256,
         blocks: 16,
-        block_tokens: 16,
         policy: Policy::Continuous,
         ageing: Duration::from_secs(1),
         weights: vec![(7, 3)],
