@@ -37,10 +37,13 @@ pub(super) mod record {
     pub const SCALE: usize = 128;
     /// f32 sums of 32 activations.
     pub const SUMS: usize = 132;
-    /// i32, negated sums of 32 codes.
+    /// i32, negated sums of 32 codes, times 2 to the power of [`CODE_SHIFT`].
     pub const CODE_SUMS: usize = 140;
-    /// i32, negated sums of 16 codes.
+    /// i32, negated sums of 16 codes, times 2 to the power of [`SHORT_SHIFT`].
     pub const SHORT_SUMS: usize = 148;
+    /// What the weights' code for zero is at least: as much is done once, instead of by each product.
+    pub const CODE_SHIFT: u32 = 3;
+    pub const SHORT_SHIFT: u32 = 5;
     /// All of it.
     pub const BYTES: usize = 164;
 }
@@ -260,9 +263,9 @@ impl Pack {
                 for r in 0..R {
                     let [first, second] = [sums[r][2 * half], sums[r][2 * half + 1]];
                     *of_activations.add(r) = scale[r] * (first + second) as f32;
-                    *of_codes.add(r) = -(first + second);
-                    *of_quarters.add(r) = -first;
-                    *of_quarters.add(R + r) = -second;
+                    *of_codes.add(r) = -(first + second) << record::CODE_SHIFT;
+                    *of_quarters.add(r) = -first << record::SHORT_SHIFT;
+                    *of_quarters.add(R + r) = -second << record::SHORT_SHIFT;
                 }
             }
         }

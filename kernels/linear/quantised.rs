@@ -288,10 +288,13 @@ unsafe fn dots<S: Simd, F: Format, const R: usize>(
             }
         }
         if let Some(z) = F::ZERO {
-            let sums = if F::SUB == 16 { record::SHORT_SUMS } else { record::CODE_SUMS };
+            let (sums, shift) = match F::SUB {
+                16 => (record::SHORT_SUMS, record::SHORT_SHIFT),
+                _ => (record::CODE_SUMS, record::CODE_SHIFT),
+            };
             for (r, dot) in dots.iter_mut().enumerate() {
-                let sum = at(sums).cast::<u32>().add(s * R + r).read();
-                *dot = S::add_words(*dot, S::shl(S::splat_word(sum), z));
+                let sum = S::splat_word(at(sums).cast::<u32>().add(s * R + r).read());
+                *dot = S::add_words(*dot, if z == shift { sum } else { S::shl(sum, z - shift) });
             }
         }
         S::dots::<R>(F::BITS, 0..F::SUB / 4, sub.codes, at(record::CODES).add(s * F::SUB).cast(), BLOCK, dots)
