@@ -41,6 +41,7 @@ pub unsafe fn enter_bf16<K: Kernel>(kernel: K) {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
 unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     const ROWS: usize = 8;
+    const TILES: usize = 2;
     const SUMS: usize = 16;
     type F = __m512;
     type W = __m512i;
@@ -277,6 +278,31 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
             for other in others.iter().take(chains - 1) {
                 for r in 0..R {
                     sums[r] = _mm512_add_epi32(sums[r], other[r]);
+                }
+            }
+            sums
+        }
+    }
+    #[inline(always)]
+    unsafe fn dots_of_tiles<const T: usize, const R: usize>(
+        bits: u32,
+        groups: Range<usize>,
+        codes: [impl Codes<Self>; T],
+        x: *const i8,
+        stride: usize,
+        mut sums: [[__m512i; R]; T],
+    ) -> [[__m512i; R]; T] {
+        unsafe {
+            if T == 1 {
+                sums[0] = Self::dots::<R>(bits, groups, codes[0], x, stride, sums[0]);
+                return sums;
+            }
+            for g in groups {
+                for r in 0..R {
+                    let x = _mm512_set1_epi32(x.add(stride * r + 4 * g).cast::<i32>().read_unaligned());
+                    for t in 0..T {
+                        sums[t][r] = _mm512_dpbusd_epi32(sums[t][r], codes[t].word(g), x);
+                    }
                 }
             }
             sums

@@ -21,8 +21,11 @@ pub trait Kernel {
 /// elements there, of any alignment.
 #[allow(clippy::missing_safety_doc, reason = "one contract, stated above")]
 pub unsafe trait Simd: Copy + 'static {
-    /// Rows of activations that a matrix kernel holds in registers.
+    /// Rows of activations that a matrix kernel packs as one group, and whose sums with a tile it holds in registers.
     const ROWS: usize;
+    /// Tiles whose sums with `ROWS / TILES` rows it holds in registers instead, for many rows: what it loads of the activations
+    /// then serves more products.
+    const TILES: usize = 1;
     /// Vectors of sums that an attention kernel holds in registers, beside what it adds to them.
     const SUMS: usize;
     /// Sixteen f32.
@@ -141,6 +144,22 @@ pub unsafe trait Simd: Copy + 'static {
         stride: usize,
         sums: [Self::W; R],
     ) -> [Self::W; R];
+    /// The same for the codes of T tiles, all with the same `x`.
+    #[inline(always)]
+    unsafe fn dots_of_tiles<const T: usize, const R: usize>(
+        bits: u32,
+        groups: Range<usize>,
+        codes: [impl Codes<Self>; T],
+        x: *const i8,
+        stride: usize,
+        mut sums: [[Self::W; R]; T],
+    ) -> [[Self::W; R]; T] {
+        for t in 0..T {
+            // SAFETY: the caller's.
+            sums[t] = unsafe { Self::dots::<R>(bits, groups.clone(), codes[t], x, stride, sums[t]) };
+        }
+        sums
+    }
 }
 
 /// Words of codes, four to a lane: in registers or in memory.

@@ -8,6 +8,7 @@ use crate::cpu::{Codes, InMemory, LANES, Simd};
 use std::marker::PhantomData;
 
 /// One sub-block of a tile: codes of 16 rows, four to a word, their scales and, where codes have no zero, their minima.
+#[derive(Clone, Copy)]
 pub struct SubBlock<S: Simd, C = [<S as Simd>::W; 8]> {
     pub codes: C,
     pub d: S::F,

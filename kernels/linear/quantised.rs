@@ -32,9 +32,9 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
         // SAFETY: Isa::run vouches for the instruction set; rows and tiles are the job's.
         unsafe {
             if !many.is_empty() {
-                match S::ROWS {
-                    8 => self.many::<S, 8>(many),
-                    _ => self.many::<S, 4>(many),
+                match (S::ROWS, S::TILES) {
+                    (8, 2) => self.many::<S, 8, 4, 2>(many),
+                    _ => self.many::<S, 4, 4, 1>(many),
                 }
             }
             if !few.is_empty() {
@@ -58,8 +58,8 @@ impl<F: Format> QuantTiles<'_, F> {
         in_row_groups!(S, rows, |row, R| {
             // SAFETY: the caller's.
             unsafe {
-                let (x, high) = (job.scratch.records(row), job.scratch.high(row));
-                let sums = product::<S, F, R>(weights, cols, x, high, &mut Ahead::default(), [S::splat(0.0); R]);
+                let x = Rows::<R> { records: job.scratch.records(row), first: 0, high: job.scratch.high(row) };
+                let [sums] = product::<S, F, R, R, 1>([weights], cols, x, &mut Ahead::default(), [[S::splat(0.0); R]]);
                 for (r, sums) in sums.into_iter().enumerate() {
                     S::store(self.0.sums(tile, row + r), sums);
                 }
@@ -67,64 +67,122 @@ impl<F: Format> QuantTiles<'_, F> {
         });
     }
 
-    /// The job's tiles times rows in whole groups of R, chunk by chunk of the columns.
+    /// The job's tiles times rows in whole groups of G, chunk by chunk of the columns: T tiles and R rows of a group at once.
     ///
     /// # Safety
     /// As [`QuantTiles::few`].
     #[inline(always)]
-    unsafe fn many<S: Simd, const R: usize>(&self, rows: Range<usize>) {
-        const { assert!(CHUNK.is_multiple_of(F::BLOCK) && CHUNK.is_multiple_of(BLOCK)) };
-        // The smallest sub-blocks need most: 16 codes, a scale of 4 bytes.
-        let mut decoded = MaybeUninit::<[u8; CHUNK * LANES * 20 / 16]>::uninit();
-        let decoded: *mut u8 = decoded.as_mut_ptr().cast();
-        let cols = self.0.job.x.cols();
-        for start in (0..cols).step_by(CHUNK) {
-            let chunk = start..cols.min(start + CHUNK);
-            for tile in self.0.job.tiles.clone() {
-                // SAFETY: the chunk lies in the tile, and the buffer holds it.
-                unsafe {
-                    let weights = self.0.tile(tile).add(start / F::BLOCK * LANES * F::BLOCK_BYTES);
-                    Decoded::<F>::write::<S>(weights, chunk.len() / F::BLOCK, decoded);
-                    self.groups::<S, R>(rows.clone(), tile, chunk.clone(), weights, decoded);
+    unsafe fn many<S: Simd, const G: usize, const R: usize, const T: usize>(&self, rows: Range<usize>) {
+        let job = self.0.job;
+        for start in (0..job.x.cols()).step_by(CHUNK) {
+            let chunk = start..job.x.cols().min(start + CHUNK);
+            let mut tiles = job.tiles.clone();
+            // SAFETY: the caller's.
+            unsafe {
+                while tiles.len() >= T {
+                    self.chunk::<S, G, R, T>(rows.clone(), tiles.start, chunk.clone());
+                    tiles.start += T;
+                }
+                for tile in tiles {
+                    self.chunk::<S, G, G, 1>(rows.clone(), tile, chunk.clone());
                 }
             }
         }
     }
 
-    /// A chunk of a tile's columns, at `weights` and in `decoded`, times rows in whole groups of R.
+    /// A chunk of the columns of T tiles from `tile`, times rows in whole groups of G.
     ///
     /// # Safety
     /// As [`QuantTiles::few`].
     #[inline(always)]
-    unsafe fn groups<S: Simd, const R: usize>(
+    unsafe fn chunk<S: Simd, const G: usize, const R: usize, const T: usize>(
         &self,
         rows: Range<usize>,
         tile: usize,
         chunk: Range<usize>,
-        weights: *const u8,
-        decoded: *const u8,
     ) {
+        const { assert!(CHUNK.is_multiple_of(F::BLOCK) && CHUNK.is_multiple_of(BLOCK) && G.is_multiple_of(R)) };
         let job = self.0.job;
-        let next = weights.wrapping_add(LANES * self.0.part.dtype.row_bytes(job.x.cols()));
+        // The smallest sub-blocks need most: 16 codes, a scale of 4 bytes.
+        let mut decoded = [const { MaybeUninit::<[u8; CHUNK * LANES * 20 / 16]>::uninit() }; T];
+        let mut weights = [std::ptr::null(); T];
+        let tile_bytes = LANES * self.0.part.dtype.row_bytes(job.x.cols());
+        let of_chunk = self.0.tile(tile).wrapping_add(chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
         let blocks = rows.len() / R * chunk.len().div_ceil(BLOCK);
-        let mut ahead = Ahead::new(next, chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES, blocks);
-        for row in rows.step_by(R) {
-            // SAFETY: the records are in the scratch; sums of earlier chunks have been gathered.
-            unsafe {
-                let x = job.scratch.records(row).add(chunk.start / BLOCK * record::BYTES * R);
-                let high = job.scratch.high(row).add(chunk.start / BLOCK);
-                let mut sums = [S::splat(0.0); R];
+        let mut ahead = Ahead {
+            line: of_chunk.wrapping_add(T * tile_bytes).addr(),
+            tiles: T,
+            tile_bytes,
+            step: ((chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES / 64) << 16).div_ceil(blocks) as u32,
+            due: 0,
+        };
+        // SAFETY: the chunk lies in the tiles, and the buffers hold it; the records are in the scratch; sums of earlier chunks
+        // have been gathered.
+        unsafe {
+            for t in 0..T {
+                Decoded::<F>::write::<S>(
+                    of_chunk.add(t * tile_bytes),
+                    chunk.len() / F::BLOCK,
+                    decoded[t].as_mut_ptr().cast(),
+                );
+                weights[t] = decoded[t].as_ptr().cast();
+            }
+            for row in rows.step_by(R) {
+                let (group, first) = (row / G * G, row % G);
+                let x = Rows::<G> {
+                    records: job.scratch.records(group).add(chunk.start / BLOCK * record::BYTES * G),
+                    first,
+                    high: job.scratch.high(group).add(chunk.start / BLOCK),
+                };
+                let mut sums = [[S::splat(0.0); R]; T];
                 if chunk.start > 0 {
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        *sum = S::load(self.0.sums(tile, row + r));
+                    for t in 0..T {
+                        for r in 0..R {
+                            sums[t][r] = S::load(self.0.sums(tile + t, row + r));
+                        }
                     }
                 }
-                let sums = product::<S, Decoded<F>, R>(decoded, chunk.len(), x, high, &mut ahead, sums);
-                for (r, sum) in sums.into_iter().enumerate() {
-                    S::store(self.0.sums(tile, row + r), sum);
+                let sums = product::<S, Decoded<F>, G, R, T>(weights, chunk.len(), x, &mut ahead, sums);
+                for t in 0..T {
+                    for r in 0..R {
+                        S::store(self.0.sums(tile + t, row + r), sums[t][r]);
+                    }
                 }
             }
         }
+    }
+}
+
+/// Rows from `first` on of a group of G: their records, block after block.
+#[derive(Clone, Copy)]
+struct Rows<const G: usize> {
+    records: *const u8,
+    first: usize,
+    /// Which words have high parts, of each block.
+    high: *const u16,
+}
+
+impl<const G: usize> Rows<G> {
+    /// Block `b` of the records.
+    #[inline(always)]
+    fn block(self, b: usize) -> *const u8 {
+        self.records.wrapping_add(b * record::BYTES * G)
+    }
+
+    /// The codes of the first row, low or high ones, in the record at `x`; those of the next are [`BLOCK`] further.
+    #[inline(always)]
+    fn codes(self, x: *const u8, part: usize) -> *const i8 {
+        x.wrapping_add(part * G + BLOCK * self.first).cast()
+    }
+
+    /// Value `i` of row `r` in the record at `x`.
+    ///
+    /// # Safety
+    /// Needs the record.
+    #[inline(always)]
+    unsafe fn value<V>(self, x: *const u8, part: usize, i: usize, r: usize) -> V {
+        // SAFETY: the caller's; parts and their values are multiples of four bytes.
+        unsafe { x.add(part * G).cast::<V>().add(i * G + self.first + r).read() }
     }
 }
 
@@ -132,25 +190,26 @@ impl<F: Format> QuantTiles<'_, F> {
 /// since of many at once the last ones come too late.
 #[derive(Default)]
 struct Ahead {
+    /// The next line, of the first of so many tiles.
     line: usize,
+    tiles: usize,
+    tile_bytes: usize,
     /// Lines for a block, and those that are due, in units of 1 / 65536.
     step: u32,
     due: u32,
 }
 
 impl Ahead {
-    fn new(bytes: *const u8, len: usize, blocks: usize) -> Ahead {
-        Ahead { line: bytes.addr(), step: ((len / 64) << 16).div_ceil(blocks) as u32, due: 0 }
-    }
-
     /// # Safety
     /// Needs the instruction set.
     #[inline(always)]
     unsafe fn block<S: Simd>(&mut self) {
         self.due += self.step;
         while self.due >= 1 << 16 {
-            // SAFETY: the caller's; any address may be asked for.
-            unsafe { S::prefetch(std::ptr::without_provenance(self.line)) };
+            for t in 0..self.tiles {
+                // SAFETY: the caller's; any address may be asked for.
+                unsafe { S::prefetch(std::ptr::without_provenance(self.line + t * self.tile_bytes)) };
+            }
             self.line += 64;
             self.due -= 1 << 16;
         }
@@ -171,86 +230,95 @@ macro_rules! in_eights {
     };
 }
 
-/// Adds to `sums` the products of `cols` columns of a tile with R rows of packed activations.
+/// Adds to `sums` the products of `cols` columns of T tiles with R rows of packed activations.
 ///
 /// # Safety
-/// Needs the instruction set, the columns at `weights`, as many of a group of R rows at `x`, and for each block of them which
-/// words have high parts at `high`.
+/// Needs the instruction set, the columns at each of `weights`, and as many of the rows in `x`.
 #[inline(always)]
-unsafe fn product<S: Simd, F: Format, const R: usize>(
-    weights: *const u8,
+unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: usize>(
+    mut weights: [*const u8; T],
     cols: usize,
-    x: *const u8,
-    high: *const u16,
+    x: Rows<G>,
     ahead: &mut Ahead,
-    mut sums: [S::F; R],
-) -> [S::F; R] {
+    mut sums: [[S::F; R]; T],
+) -> [[S::F; R]; T] {
     let step = if F::BLOCK > BLOCK { F::BLOCK } else { BLOCK };
-    // SAFETY: offsets stay inside the tile and the records; the instruction set is the caller's.
+    // SAFETY: offsets stay inside the tiles and the records; the instruction set is the caller's.
     unsafe {
         for first in (0..cols / step * step).step_by(step) {
-            let tile = weights.add(first / F::BLOCK * LANES * F::BLOCK_BYTES);
             in_eights!(step / BLOCK, |i| {
-                let b = first / BLOCK + i;
                 if !F::STREAMED {
                     ahead.block::<S>();
                 }
-                block_product::<S, F, R, BLOCK>(tile, i, x.add(b * record::BYTES * R), *high.add(b), &mut sums);
+                block_product::<S, F, G, R, T, BLOCK>(weights, i, x, first / BLOCK + i, &mut sums);
             });
+            for tile in &mut weights {
+                *tile = tile.add(step / F::BLOCK * LANES * F::BLOCK_BYTES);
+            }
         }
         if !cols.is_multiple_of(step) {
-            let b = cols / BLOCK;
-            let tile = weights.add(b * BLOCK / F::BLOCK * LANES * F::BLOCK_BYTES);
-            block_product::<S, F, R, { BLOCK / 2 }>(tile, 0, x.add(b * record::BYTES * R), *high.add(b), &mut sums);
+            block_product::<S, F, G, R, T, { BLOCK / 2 }>(weights, 0, x, cols / BLOCK, &mut sums);
         }
     }
     sums
 }
 
-/// Adds to `sums` the products of block `i` of the columns at `tile`, of its first COLS columns, with the record at `x`.
+/// Adds to `sums` the products of block `i` of the columns at `tiles`, of its first COLS columns, with block `b` of the rows.
 ///
 /// # Safety
-/// Needs the instruction set and the record, with the high parts of the words in `high`.
+/// Needs the instruction set and the block.
 #[inline(always)]
-unsafe fn block_product<S: Simd, F: Format, const R: usize, const COLS: usize>(
-    tile: *const u8,
+unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, const T: usize, const COLS: usize>(
+    tiles: [*const u8; T],
     i: usize,
-    x: *const u8,
-    high: u16,
-    sums: &mut [S::F; R],
+    x: Rows<G>,
+    b: usize,
+    sums: &mut [[S::F; R]; T],
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let at = |offset: usize| x.add(offset * R);
-        let mut scaled = [S::splat(0.0); R];
+        let record = x.block(b);
+        let high = *x.high.add(b);
+        let mut scaled = [[S::splat(0.0); R]; T];
         if !F::STREAMED {
             // The low parts, which are a line for each row: high parts are needed seldom.
             in_eights!(R, |line| {
-                S::prefetch(x.wrapping_add(RECORDS_AHEAD * record::BYTES * R + line * 64));
+                S::prefetch(x.codes(x.block(b + RECORDS_AHEAD), record::CODES).wrapping_add(line * 64).cast());
             });
         }
         in_eights!(COLS / F::SUB, |s| {
             let k = i * BLOCK + s * F::SUB;
+            let at = k / F::BLOCK * LANES * F::BLOCK_BYTES;
             if F::STREAMED {
                 // Spread over the sub-blocks: of many at once the last ones come too late.
                 let lines = |k: usize| k * LANES * F::BLOCK_BYTES / F::BLOCK / 64;
                 for line in lines(k)..lines(k + F::SUB) {
-                    S::prefetch(tile.wrapping_add(AHEAD + line * 64));
+                    for tile in tiles {
+                        S::prefetch(tile.wrapping_add(AHEAD + line * 64));
+                    }
                 }
             }
-            let sub = F::decode::<S>(tile.add(k / F::BLOCK * LANES * F::BLOCK_BYTES), k % F::BLOCK / F::SUB);
-            let dots = dots::<S, F, R>(&sub, x, s, high >> (s * F::SUB / 4));
-            for (r, scaled) in scaled.iter_mut().enumerate() {
-                let dot = S::to_f32(dots[r]);
-                *scaled = if s == 0 { S::mul(dot, sub.d) } else { S::fma(dot, sub.d, *scaled) };
-                if F::ZERO.is_none() {
-                    let sum = S::splat(at(record::SUMS).cast::<f32>().add(s * R + r).read());
-                    sums[r] = S::fma(sub.m, sum, sums[r]);
+            let mut subs = [F::decode::<S>(tiles[0].add(at), k % F::BLOCK / F::SUB); T];
+            for t in 1..T {
+                subs[t] = F::decode::<S>(tiles[t].add(at), k % F::BLOCK / F::SUB);
+            }
+            let dots = dots::<S, F, G, R, T>(&subs, x, record, s, high >> (s * F::SUB / 4));
+            for t in 0..T {
+                for r in 0..R {
+                    let dot = S::to_f32(dots[t][r]);
+                    scaled[t][r] = if s == 0 { S::mul(dot, subs[t].d) } else { S::fma(dot, subs[t].d, scaled[t][r]) };
+                    if F::ZERO.is_none() {
+                        let sum = S::splat(x.value(record, record::SUMS, s, r));
+                        sums[t][r] = S::fma(subs[t].m, sum, sums[t][r]);
+                    }
                 }
             }
         });
-        for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = S::fma(scaled[r], S::splat(at(record::SCALE).cast::<f32>().add(r).read()), *sum);
+        for r in 0..R {
+            let scale = S::splat(x.value(record, record::SCALE, 0, r));
+            for t in 0..T {
+                sums[t][r] = S::fma(scaled[t][r], scale, sums[t][r]);
+            }
         }
     }
 }
@@ -260,43 +328,53 @@ unsafe fn block_product<S: Simd, F: Format, const R: usize, const COLS: usize>(
 /// # Safety
 /// Needs the instruction set and the record; bit g of `high` says whether the sub-block's word g has high parts.
 #[inline(always)]
-unsafe fn dots<S: Simd, F: Format, const R: usize>(
-    sub: &SubBlock<S, F::Codes<S>>,
-    x: *const u8,
+unsafe fn dots<S: Simd, F: Format, const G: usize, const R: usize, const T: usize>(
+    subs: &[SubBlock<S, F::Codes<S>>; T],
+    x: Rows<G>,
+    record: *const u8,
     s: usize,
     high: u16,
-) -> [S::W; R] {
+) -> [[S::W; R]; T] {
     // SAFETY: the caller's.
     unsafe {
-        let at = |offset: usize| x.add(offset * R);
-        let mut dots = [S::splat_word(0); R];
-        let mut words = high & ((1 << (F::SUB / 4)) - 1);
-        if words != 0 {
-            let x = at(record::HIGH).add(s * F::SUB).cast();
-            if F::STREAMED {
-                // Codes in registers have no number: all of them, then.
-                dots = S::dots::<R>(F::BITS, 0..F::SUB / 4, sub.codes, x, BLOCK, dots);
-            } else {
-                while words != 0 {
-                    let g = words.trailing_zeros() as usize;
-                    dots = S::dots::<R>(F::BITS, g..g + 1, sub.codes, x, BLOCK, dots);
-                    words &= words - 1;
-                }
-            }
-            for dot in &mut dots {
-                *dot = S::shl(*dot, 8);
-            }
+        let mut codes = [subs[0].codes; T];
+        for t in 1..T {
+            codes[t] = subs[t].codes;
         }
+        let mut dots = [[S::splat_word(0); R]; T];
         if let Some(z) = F::ZERO {
             let (sums, shift) = match F::SUB {
                 16 => (record::SHORT_SUMS, record::SHORT_SHIFT),
                 _ => (record::CODE_SUMS, record::CODE_SHIFT),
             };
-            for (r, dot) in dots.iter_mut().enumerate() {
-                let sum = S::splat_word(at(sums).cast::<u32>().add(s * R + r).read());
-                *dot = S::add_words(*dot, if z == shift { sum } else { S::shl(sum, z - shift) });
+            for r in 0..R {
+                let sum = S::splat_word(x.value(record, sums, s, r));
+                for dots in &mut dots {
+                    dots[r] = if z == shift { sum } else { S::shl(sum, z - shift) };
+                }
             }
         }
-        S::dots::<R>(F::BITS, 0..F::SUB / 4, sub.codes, at(record::CODES).add(s * F::SUB).cast(), BLOCK, dots)
+        let mut words = high & ((1 << (F::SUB / 4)) - 1);
+        if words != 0 {
+            let x = x.codes(record, record::HIGH).add(s * F::SUB);
+            let mut tops = [[S::splat_word(0); R]; T];
+            if F::STREAMED {
+                // Codes in registers have no number: all of them, then.
+                tops = S::dots_of_tiles::<T, R>(F::BITS, 0..F::SUB / 4, codes, x, BLOCK, tops);
+            } else {
+                while words != 0 {
+                    let g = words.trailing_zeros() as usize;
+                    tops = S::dots_of_tiles::<T, R>(F::BITS, g..g + 1, codes, x, BLOCK, tops);
+                    words &= words - 1;
+                }
+            }
+            for (dots, tops) in dots.iter_mut().zip(tops) {
+                for (dot, top) in dots.iter_mut().zip(tops) {
+                    *dot = S::add_words(*dot, S::shl(top, 8));
+                }
+            }
+        }
+        let x = x.codes(record, record::CODES).add(s * F::SUB);
+        S::dots_of_tiles::<T, R>(F::BITS, 0..F::SUB / 4, codes, x, BLOCK, dots)
     }
 }
