@@ -33,6 +33,7 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
         unsafe {
             if !many.is_empty() {
                 match (S::ROWS, S::TILES) {
+                    // A single tile takes a group's eight rows at once.
                     (8, 2) => self.many::<S, 8, 4, 2>(many),
                     _ => self.many::<S, 4, 4, 1>(many),
                 }
@@ -107,10 +108,10 @@ impl<F: Format> QuantTiles<'_, F> {
         let mut decoded = [const { MaybeUninit::<[u8; CHUNK * LANES * 20 / 16]>::uninit() }; T];
         let mut weights = [std::ptr::null(); T];
         let tile_bytes = LANES * self.0.part.dtype.row_bytes(job.x.cols());
-        let of_chunk = self.0.tile(tile).wrapping_add(chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
+        let of_chunk = |tile| self.0.tile(tile).wrapping_add(chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
         let blocks = rows.len() / R * chunk.len().div_ceil(BLOCK);
         let mut ahead = Ahead {
-            line: of_chunk.wrapping_add(T * tile_bytes).addr(),
+            line: of_chunk(tile).wrapping_add(T * tile_bytes).addr(),
             tiles: T,
             tile_bytes,
             step: ((chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES / 64) << 16).div_ceil(blocks) as u32,
@@ -120,11 +121,8 @@ impl<F: Format> QuantTiles<'_, F> {
         // have been gathered.
         unsafe {
             for t in 0..T {
-                Decoded::<F>::write::<S>(
-                    of_chunk.add(t * tile_bytes),
-                    chunk.len() / F::BLOCK,
-                    decoded[t].as_mut_ptr().cast(),
-                );
+                let out = decoded[t].as_mut_ptr().cast();
+                Decoded::<F>::write::<S>(of_chunk(tile + t), chunk.len() / F::BLOCK, out);
                 weights[t] = decoded[t].as_ptr().cast();
             }
             for row in rows.step_by(R) {
