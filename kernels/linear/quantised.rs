@@ -1,4 +1,5 @@
-//! Quantised weights times packed activations: tiles of 16 outputs times up to [`Simd::ROWS`] rows, the sums in registers.
+//! Quantised weights times packed activations, the sums in registers: a tile of 16 outputs times up to [`Simd::ROWS`] rows, or
+//! [`Simd::TILES`] tiles times fewer.
 //!
 //! For few rows a tile is decoded on its way through the registers. For many a chunk of its columns is decoded to memory
 //! that the first-level cache holds, and meets the same columns of a band of rows, which the second-level cache holds.
