@@ -2,6 +2,8 @@
 
 use crate::{Result, memory};
 
+pub use aieng_kernels::BLOCK_TOKENS;
+
 /// Tokens of several sequences, end to end: one token of each that decodes, a chunk of each that is being prefilled.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -59,7 +61,7 @@ impl Batch {
 
     /// Adds a sequence: `tokens` stand at `first..first + tokens.len()`, in the blocks of `table`.
     pub fn push(&mut self, tokens: &[u32], first: usize, table: &[u32], logits: Logits) {
-        let block = aieng_kernels::BLOCK_TOKENS;
+        let block = BLOCK_TOKENS;
         for (i, token) in tokens.iter().enumerate() {
             let position = first + i;
             self.token_ids.push(*token);

@@ -112,7 +112,8 @@ fn rates(cpu: &Cpu, once: &(dyn Fn(usize, usize) + Sync)) -> [f64; RUNS] {
         start.elapsed().as_secs_f64()
     };
     let mut rounds = 1;
-    while time(rounds) < RUN_SECONDS {
+    // The shorter of two: one that was interrupted would end the search too soon.
+    while time(rounds).min(time(rounds)) < RUN_SECONDS {
         rounds *= 2;
     }
     let mut rates = [(); RUNS].map(|()| (rounds * cpu.pool().threads()) as f64 / time(rounds));

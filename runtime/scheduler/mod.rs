@@ -23,10 +23,9 @@ mod waiting;
 
 pub use sequence::{Arrival, Room, SeqId};
 
-use crate::batch::{Batch, Logits};
+use crate::batch::{BLOCK_TOKENS, Batch, Logits};
 use crate::kv::{BlockId, BlockPool, KeyChain};
 use crate::{Result, memory};
-use aieng_kernels::BLOCK_TOKENS;
 use sequence::Sequence;
 use std::time::Duration;
 use waiting::Waiting;

@@ -1,9 +1,8 @@
 //! One sequence: its tokens, and the blocks that hold their keys and values.
 
-use crate::batch::Batch;
+use crate::batch::{BLOCK_TOKENS, Batch};
 use crate::kv::{BlockId, BlockKey, BlockPool, KeyChain};
 use crate::{Result, memory};
-use aieng_kernels::BLOCK_TOKENS;
 use std::time::Duration;
 
 /// A sequence's name within the engine: never used twice.
