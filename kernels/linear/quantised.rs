@@ -36,7 +36,9 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
                 match (S::ROWS, S::TILES) {
                     // A single tile takes a group's eight rows at once.
                     (8, 2) => self.many::<S, 8, 4, 2>(many),
-                    _ => self.many::<S, 4, 4, 1>(many),
+                    (4, 1) => self.many::<S, 4, 4, 1>(many),
+                    // Another group than the one that rows are packed in would read wrong records.
+                    shape => unreachable!("no kernel for {shape:?}"),
                 }
             }
             if !few.is_empty() {
