@@ -318,9 +318,26 @@ unsafe impl Simd for Avx2 {
         mut sums: [W; R],
     ) -> [W; R] {
         unsafe {
-            dots::half::<0, R>(bits, groups.clone(), &codes, x, stride, &mut sums);
-            dots::half::<1, R>(bits, groups, &codes, x, stride, &mut sums);
+            dots::add::<R>(bits, groups, &codes, x, stride, &mut sums);
             sums
         }
+    }
+    #[inline(always)]
+    unsafe fn add_high<const T: usize, const R: usize>(
+        bits: u32,
+        groups: usize,
+        words: u16,
+        codes: [impl Codes<Self>; T],
+        x: *const i8,
+        stride: usize,
+        mut sums: [[W; R]; T],
+    ) -> [[W; R]; T] {
+        for t in 0..T {
+            // Copies: what has an address lies in memory all the time.
+            let (codes, mut copy) = (codes[t], sums[t]);
+            unsafe { dots::add_high::<R>(bits, groups, words, &codes, x, stride, &mut copy) };
+            sums[t] = copy;
+        }
+        sums
     }
 }

@@ -160,10 +160,47 @@ pub unsafe trait Simd: Copy + 'static {
         }
         sums
     }
+    /// Adds 256 times the products of those of the first `groups` groups whose bits are set in `words`; `x` is zero in the others.
+    #[inline(always)]
+    unsafe fn add_high<const T: usize, const R: usize>(
+        bits: u32,
+        groups: usize,
+        mut words: u16,
+        codes: [impl Codes<Self>; T],
+        x: *const i8,
+        stride: usize,
+        mut sums: [[Self::W; R]; T],
+    ) -> [[Self::W; R]; T] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut tops = [[Self::splat_word(0); R]; T];
+            if codes[0].in_memory() {
+                while words != 0 {
+                    let g = words.trailing_zeros() as usize;
+                    tops = Self::dots_of_tiles::<T, R>(bits, g..g + 1, codes, x, stride, tops);
+                    words &= words - 1;
+                }
+            } else {
+                // Registers have no number: all of them, then.
+                tops = Self::dots_of_tiles::<T, R>(bits, 0..groups, codes, x, stride, tops);
+            }
+            for (sums, tops) in sums.iter_mut().zip(tops) {
+                for (sum, top) in sums.iter_mut().zip(tops) {
+                    *sum = Self::add_words(*sum, Self::shl(top, 8));
+                }
+            }
+            sums
+        }
+    }
 }
 
 /// Words of codes, four to a lane: in registers or in memory.
 pub trait Codes<S: Simd>: Copy {
+    /// Whether groups may be asked for by a number that is only known at run time.
+    #[inline(always)]
+    fn in_memory(&self) -> bool {
+        false
+    }
     /// # Safety
     /// Needs the instruction set; `g` is below 8.
     unsafe fn word(&self, g: usize) -> S::W;
@@ -181,6 +218,11 @@ impl<S: Simd> Codes<S> for [S::W; 8] {
 pub struct InMemory(pub *const u8);
 
 impl<S: Simd> Codes<S> for InMemory {
+    #[inline(always)]
+    fn in_memory(&self) -> bool {
+        true
+    }
+
     #[inline(always)]
     unsafe fn word(&self, g: usize) -> S::W {
         // SAFETY: the caller's.

@@ -247,12 +247,19 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
     // SAFETY: offsets stay inside the tiles and the records; the instruction set is the caller's.
     unsafe {
         for first in (0..cols / step * step).step_by(step) {
-            in_eights!(step / BLOCK, |i| {
-                if !F::STREAMED {
-                    ahead.block::<S>();
+            if !F::STREAMED {
+                ahead.block::<S>();
+            }
+            if R == 1 {
+                in_eights!(step / BLOCK, |i| {
+                    block_product::<S, F, G, R, T, BLOCK>(weights, i, x, first / BLOCK + i, &mut sums);
+                });
+            } else {
+                // Decoding is shared by the rows: constants would gain less than they cost to compile.
+                for i in 0..step / BLOCK {
+                    block_product::<S, F, G, R, T, BLOCK>(weights, i, x, first / BLOCK + i, &mut sums);
                 }
-                block_product::<S, F, G, R, T, BLOCK>(weights, i, x, first / BLOCK + i, &mut sums);
-            });
+            }
             for tile in &mut weights {
                 *tile = tile.add(step / F::BLOCK * LANES * F::BLOCK_BYTES);
             }
@@ -288,33 +295,36 @@ unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, cons
             });
         }
         in_eights!(COLS / F::SUB, |s| {
-            let k = i * BLOCK + s * F::SUB;
-            let at = k / F::BLOCK * LANES * F::BLOCK_BYTES;
             if F::STREAMED {
                 // Spread over the sub-blocks: of many at once the last ones come too late.
                 let lines = |k: usize| k * LANES * F::BLOCK_BYTES / F::BLOCK / 64;
+                let k = i * BLOCK + s * F::SUB;
                 for line in lines(k)..lines(k + F::SUB) {
                     for tile in tiles {
                         S::prefetch(tile.wrapping_add(AHEAD + line * 64));
                     }
                 }
             }
-            let mut subs = [F::decode::<S>(tiles[0].add(at), k % F::BLOCK / F::SUB); T];
-            for t in 1..T {
-                subs[t] = F::decode::<S>(tiles[t].add(at), k % F::BLOCK / F::SUB);
-            }
-            let dots = dots::<S, F, G, R, T>(&subs, x, record, s, high >> (s * F::SUB / 4));
+            let dots = dots::<S, F, G, R, T>(tiles, i, s, x, record, high >> (s * F::SUB / 4));
             for t in 0..T {
+                let d = sub_block::<S, F>(tiles[t], i, s).d;
                 for r in 0..R {
                     let dot = S::to_f32(dots[t][r]);
-                    scaled[t][r] = if s == 0 { S::mul(dot, subs[t].d) } else { S::fma(dot, subs[t].d, scaled[t][r]) };
-                    if F::ZERO.is_none() {
-                        let sum = S::splat(x.value(record, record::SUMS, s, r));
-                        sums[t][r] = S::fma(subs[t].m, sum, sums[t][r]);
-                    }
+                    scaled[t][r] = if s == 0 { S::mul(dot, d) } else { S::fma(dot, d, scaled[t][r]) };
                 }
             }
         });
+        if F::ZERO.is_none() {
+            in_eights!(COLS / F::SUB, |s| {
+                for t in 0..T {
+                    let m = sub_block::<S, F>(tiles[t], i, s).m;
+                    for r in 0..R {
+                        let sum = S::splat(x.value(record, record::SUMS, s, r));
+                        sums[t][r] = S::fma(m, sum, sums[t][r]);
+                    }
+                }
+            });
+        }
         for r in 0..R {
             let scale = S::splat(x.value(record, record::SCALE, 0, r));
             for t in 0..T {
@@ -324,23 +334,37 @@ unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, cons
     }
 }
 
-/// The whole numbers of sub-block `s` of the record at `x`: codes of weights times codes of activations.
+/// Sub-block `s` of block `i` of the columns at `tile`. Its parts are asked for one by one, where they are needed: what lies in
+/// memory then takes no registers before, and what is decoded the compiler decodes once.
 ///
 /// # Safety
-/// Needs the instruction set and the record; bit g of `high` says whether the sub-block's word g has high parts.
+/// Needs the instruction set and the block.
+#[inline(always)]
+unsafe fn sub_block<S: Simd, F: Format>(tile: *const u8, i: usize, s: usize) -> SubBlock<S, F::Codes<S>> {
+    let k = i * BLOCK + s * F::SUB;
+    // SAFETY: the caller's.
+    unsafe { F::decode::<S>(tile.add(k / F::BLOCK * LANES * F::BLOCK_BYTES), k % F::BLOCK / F::SUB) }
+}
+
+/// The whole numbers of sub-block `s` of block `i` of the columns at `tiles`, and of the record of `x`: codes of weights times codes
+/// of activations.
+///
+/// # Safety
+/// Needs the instruction set, the block and the record; bit g of `high` says whether the sub-block's word g has high parts.
 #[inline(always)]
 unsafe fn dots<S: Simd, F: Format, const G: usize, const R: usize, const T: usize>(
-    subs: &[SubBlock<S, F::Codes<S>>; T],
+    tiles: [*const u8; T],
+    i: usize,
+    s: usize,
     x: Rows<G>,
     record: *const u8,
-    s: usize,
     high: u16,
 ) -> [[S::W; R]; T] {
     // SAFETY: the caller's.
     unsafe {
-        let mut codes = [subs[0].codes; T];
+        let mut codes = [sub_block::<S, F>(tiles[0], i, s).codes; T];
         for t in 1..T {
-            codes[t] = subs[t].codes;
+            codes[t] = sub_block::<S, F>(tiles[t], i, s).codes;
         }
         let mut dots = [[S::splat_word(0); R]; T];
         if let Some(z) = F::ZERO {
@@ -355,27 +379,13 @@ unsafe fn dots<S: Simd, F: Format, const G: usize, const R: usize, const T: usiz
                 }
             }
         }
-        let mut words = high & ((1 << (F::SUB / 4)) - 1);
-        if words != 0 {
-            let x = x.codes(record, record::HIGH).add(s * F::SUB);
-            let mut tops = [[S::splat_word(0); R]; T];
-            if F::STREAMED {
-                // Codes in registers have no number: all of them, then.
-                tops = S::dots_of_tiles::<T, R>(F::BITS, 0..F::SUB / 4, codes, x, BLOCK, tops);
-            } else {
-                while words != 0 {
-                    let g = words.trailing_zeros() as usize;
-                    tops = S::dots_of_tiles::<T, R>(F::BITS, g..g + 1, codes, x, BLOCK, tops);
-                    words &= words - 1;
-                }
-            }
-            for (dots, tops) in dots.iter_mut().zip(tops) {
-                for (dot, top) in dots.iter_mut().zip(tops) {
-                    *dot = S::add_words(*dot, S::shl(top, 8));
-                }
-            }
+        let groups = F::SUB / 4;
+        let codes_of = |part| x.codes(record, part).wrapping_add(s * F::SUB);
+        let dots = S::dots_of_tiles::<T, R>(F::BITS, 0..groups, codes, codes_of(record::CODES), BLOCK, dots);
+        let words = high & ((1 << groups) - 1);
+        if words == 0 {
+            return dots;
         }
-        let x = x.codes(record, record::CODES).add(s * F::SUB);
-        S::dots_of_tiles::<T, R>(F::BITS, 0..F::SUB / 4, codes, x, BLOCK, dots)
+        S::add_high::<T, R>(F::BITS, groups, words, codes, codes_of(record::HIGH), BLOCK, dots)
     }
 }

@@ -2,18 +2,145 @@
 //!
 //! Codes up to 7 bits go through `maddubs`, which adds two products in 16 bits: the fewer bits the codes have, the more such pairs are
 //! added before they widen to 32. Codes of 8 bits would saturate, and multiply as 16 bits.
+//!
+//! What counts is the number of instructions: where two threads share a core, as on most virtual machines, both want the decoder.
 
 use super::{Avx2, Codes, W};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// The products of half H of the lanes: all rows of one half fit the registers, of both they do not.
+/// `dots` of [`Simd`](super::Simd).
 ///
 /// # Safety
 /// Needs AVX2, the groups of codes, and those of the R rows, each `stride` after the other, at `x`.
 #[inline(always)]
-pub unsafe fn half<const H: usize, const R: usize>(
+pub unsafe fn add<const R: usize>(
+    bits: u32,
+    groups: Range<usize>,
+    codes: &impl Codes<Avx2>,
+    x: *const i8,
+    stride: usize,
+    sums: &mut [W; R],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        if bits < 8
+            && let Some(sums) = sums.as_mut_array::<4>()
+        {
+            return add_to_four(bits, groups, codes, x, stride, sums);
+        }
+        add_to_half::<0, R>(bits, groups.clone(), codes, x, stride, sums);
+        add_to_half::<1, R>(bits, groups, codes, x, stride, sums);
+    }
+}
+
+/// `add_high` of [`Simd`](super::Simd): a function of its own, so that what is seldom needed takes no registers of its caller's.
+///
+/// # Safety
+/// As [`add`], for the first `groups` groups; those that count have their bits set in `words`.
+#[cold]
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+pub unsafe fn add_high<const R: usize>(
+    bits: u32,
+    groups: usize,
+    mut words: u16,
+    codes: &impl Codes<Avx2>,
+    x: *const i8,
+    stride: usize,
+    sums: &mut [W; R],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        if bits < 8
+            && let Some(sums) = sums.as_mut_array::<4>()
+        {
+            while words != 0 {
+                let mut parts = [[_mm256_setzero_si256(); 2]; 4];
+                for _ in 0..fitting(bits).min(words.count_ones() as usize) {
+                    let g = words.trailing_zeros() as usize;
+                    add_short_to_four::<0>(codes.word(g), x.add(4 * g), stride, &mut parts);
+                    words &= words - 1;
+                }
+                widen(parts, 256, sums);
+            }
+            return;
+        }
+        let mut tops = [[_mm256_setzero_si256(); 2]; R];
+        if codes.in_memory() {
+            while words != 0 {
+                let g = words.trailing_zeros() as usize;
+                add::<R>(bits, g..g + 1, codes, x, stride, &mut tops);
+                words &= words - 1;
+            }
+        } else {
+            add::<R>(bits, 0..groups, codes, x, stride, &mut tops);
+        }
+        for (sums, tops) in sums.iter_mut().zip(tops) {
+            for (sum, top) in sums.iter_mut().zip(tops) {
+                *sum = _mm256_add_epi32(*sum, _mm256_slli_epi32::<8>(top));
+            }
+        }
+    }
+}
+
+/// [`add`] for four rows and codes up to 7 bits: what is loaded of a row serves both halves of the lanes.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn add_to_four(
+    bits: u32,
+    groups: Range<usize>,
+    codes: &impl Codes<Avx2>,
+    x: *const i8,
+    stride: usize,
+    sums: &mut [W; 4],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let fit = fitting(bits);
+        let x = x.add(4 * groups.start);
+        let mut parts = [[_mm256_setzero_si256(); 2]; 4];
+        // Unrolled by hand: the compiler leaves a loop round assembly as it is.
+        macro_rules! groups {
+            ($($i:literal)*) => { $(if $i < groups.len() {
+                let codes = codes.word(groups.start + $i);
+                if $i % fit == 0 {
+                    parts = short_of_four::<{ 4 * $i }>(codes, x, stride);
+                } else {
+                    add_short_to_four::<{ 4 * $i }>(codes, x, stride, &mut parts);
+                }
+                if ($i + 1) % fit == 0 || $i + 1 == groups.len() {
+                    widen(parts, 1, sums);
+                }
+            })* };
+        }
+        groups!(0 1 2 3 4 5 6 7);
+    }
+}
+
+/// Adds pairs of 16 bits, times a factor, to sums of 32.
+///
+/// # Safety
+/// Needs AVX2.
+#[inline(always)]
+unsafe fn widen<const R: usize>(parts: [W; R], factor: i16, sums: &mut [W; R]) {
+    for (parts, sums) in parts.into_iter().zip(sums) {
+        for (part, sum) in parts.into_iter().zip(sums) {
+            // SAFETY: the caller's.
+            *sum = unsafe { _mm256_add_epi32(*sum, _mm256_madd_epi16(part, _mm256_set1_epi16(factor))) };
+        }
+    }
+}
+
+/// Half H of the lanes of [`add`]: all rows of one half fit the registers, of both they do not.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn add_to_half<const H: usize, const R: usize>(
     bits: u32,
     groups: Range<usize>,
     codes: &impl Codes<Avx2>,
@@ -33,8 +160,7 @@ pub unsafe fn half<const H: usize, const R: usize>(
             }
             return;
         }
-        // Groups whose sums fit 16 bits: products are up to 2^bits * 2^7, and come in pairs.
-        let fit = 1 << (7 - bits);
+        let fit = fitting(bits);
         for g in groups.clone() {
             add_short(codes.word(g)[H], x.add(4 * g), stride, &mut parts);
             if (g + 1 - groups.start).is_multiple_of(fit) || g + 1 == groups.end {
@@ -47,6 +173,11 @@ pub unsafe fn half<const H: usize, const R: usize>(
     }
 }
 
+/// Groups whose sums fit 16 bits: products are up to 2^bits * 2^7, and come in pairs.
+fn fitting(bits: u32) -> usize {
+    1 << (7 - bits)
+}
+
 /// Adds the products of codes up to 7 bits with a word of each row to pairs of 16 bits.
 ///
 /// # Safety
@@ -55,9 +186,6 @@ pub unsafe fn half<const H: usize, const R: usize>(
 unsafe fn add_short<const R: usize>(c: __m256i, x: *const i8, stride: usize, sums: &mut [__m256i; R]) {
     // SAFETY: the caller's.
     unsafe {
-        if let Some(sums) = sums.as_mut_array::<4>() {
-            return add_short_to_four(c, x, stride, sums);
-        }
         for (r, sum) in sums.iter_mut().enumerate() {
             *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(c, splat_word(x.add(stride * r))));
         }
@@ -97,32 +225,67 @@ unsafe fn splat_word(p: *const i8) -> __m256i {
 // Of the same in intrinsics the compiler puts each row's products after the other's, and keeps in memory what rows share: it takes
 // half as long again.
 
-/// [`add_short`] for four rows.
+/// [`add_short`] for four rows and both halves; the words of the rows are OFFSET after `x`.
 ///
 /// # Safety
 /// As there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn add_short_to_four(c: __m256i, x: *const i8, stride: usize, sums: &mut [__m256i; 4]) {
+unsafe fn add_short_to_four<const OFFSET: usize>(c: W, x: *const i8, stride: usize, sums: &mut [W; 4]) {
     #[rustfmt::skip] // A line is an instruction.
     macro_rules! row {
-        ($x:literal, $sum:literal) => { concat!(
-            "vpbroadcastd {t}, dword ptr [", $x, "]\n",
-            "vpmaddubsw {t}, {c}, {t}\n",
-            "vpaddw ", $sum, ", ", $sum, ", {t}\n",
+        ($x:literal, $low:literal, $high:literal) => { concat!(
+            "vpbroadcastd {t}, dword ptr [", $x, " + {offset}]\n",
+            "vpmaddubsw {u}, {c}, {t}\n",
+            "vpmaddubsw {t}, {d}, {t}\n",
+            "vpaddw ", $low, ", ", $low, ", {u}\n",
+            "vpaddw ", $high, ", ", $high, ", {t}\n",
         ) };
     }
-    let [s0, s1, s2, s3] = sums;
+    let [[a0, b0], [a1, b1], [a2, b2], [a3, b3]] = sums;
     // SAFETY: the caller's.
     unsafe {
         asm!(
-            row!("{x}", "{s0}"), row!("{x} + {stride}", "{s1}"), row!("{x} + 2 * {stride}", "{s2}"), row!("{x3}", "{s3}"),
-            x = in(reg) x, stride = in(reg) stride, x3 = in(reg) x.add(3 * stride), c = in(ymm_reg) c,
-            s0 = inout(ymm_reg) *s0, s1 = inout(ymm_reg) *s1, s2 = inout(ymm_reg) *s2, s3 = inout(ymm_reg) *s3,
-            t = out(ymm_reg) _,
+            row!("{x}", "{a0}", "{b0}"), row!("{x} + {stride}", "{a1}", "{b1}"),
+            row!("{x} + 2 * {stride}", "{a2}", "{b2}"), row!("{x3}", "{a3}", "{b3}"),
+            x = in(reg) x, stride = in(reg) stride, x3 = in(reg) x.add(3 * stride), c = in(ymm_reg) c[0], d = in(ymm_reg) c[1],
+            a0 = inout(ymm_reg) *a0, a1 = inout(ymm_reg) *a1, a2 = inout(ymm_reg) *a2, a3 = inout(ymm_reg) *a3,
+            b0 = inout(ymm_reg) *b0, b1 = inout(ymm_reg) *b1, b2 = inout(ymm_reg) *b2, b3 = inout(ymm_reg) *b3,
+            t = out(ymm_reg) _, u = out(ymm_reg) _, offset = const OFFSET,
             options(pure, readonly, nostack, preserves_flags),
         );
     }
+}
+
+/// The first products, to which [`add_short_to_four`] adds.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn short_of_four<const OFFSET: usize>(c: W, x: *const i8, stride: usize) -> [W; 4] {
+    #[rustfmt::skip] // A line is an instruction.
+    macro_rules! row {
+        ($x:literal, $low:literal, $high:literal) => { concat!(
+            "vpbroadcastd ", $high, ", dword ptr [", $x, " + {offset}]\n",
+            "vpmaddubsw ", $low, ", {c}, ", $high, "\n",
+            "vpmaddubsw ", $high, ", {d}, ", $high, "\n",
+        ) };
+    }
+    let (a0, a1, a2, a3, b0, b1, b2, b3);
+    // SAFETY: the caller's.
+    unsafe {
+        asm!(
+            row!("{x}", "{a0}", "{b0}"), row!("{x} + {stride}", "{a1}", "{b1}"),
+            row!("{x} + 2 * {stride}", "{a2}", "{b2}"), row!("{x3}", "{a3}", "{b3}"),
+            x = in(reg) x, stride = in(reg) stride, x3 = in(reg) x.add(3 * stride), c = in(ymm_reg) c[0], d = in(ymm_reg) c[1],
+            a0 = out(ymm_reg) a0, a1 = out(ymm_reg) a1, a2 = out(ymm_reg) a2, a3 = out(ymm_reg) a3,
+            b0 = out(ymm_reg) b0, b1 = out(ymm_reg) b1, b2 = out(ymm_reg) b2, b3 = out(ymm_reg) b3,
+            offset = const OFFSET,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    [[a0, b0], [a1, b1], [a2, b2], [a3, b3]]
 }
 
 /// [`add_wide`] for four rows: codes of even and odd bytes, and the upper bytes' mask.
