@@ -325,7 +325,7 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn add_high<const T: usize, const R: usize>(
         bits: u32,
-        groups: usize,
+        _groups: usize,
         words: u16,
         codes: [impl Codes<Self>; T],
         x: *const i8,
@@ -335,7 +335,7 @@ unsafe impl Simd for Avx2 {
         for t in 0..T {
             // Copies: what has an address lies in memory all the time.
             let (codes, mut copy) = (codes[t], sums[t]);
-            unsafe { dots::add_high::<R>(bits, groups, words, &codes, x, stride, &mut copy) };
+            unsafe { dots::add_high::<R>(bits, words, &codes, x, stride, &mut copy) };
             sums[t] = copy;
         }
         sums

@@ -36,15 +36,15 @@ pub unsafe fn add<const R: usize>(
 }
 
 /// `add_high` of [`Simd`](super::Simd): a function of its own, so that what is seldom needed takes no registers of its caller's.
+/// The codes have an address here, and few words have high parts: one after the other, also where the caller has them in registers.
 ///
 /// # Safety
-/// As [`add`], for the first `groups` groups; those that count have their bits set in `words`.
+/// As [`add`], for the groups whose bits are set in `words`.
 #[cold]
 #[inline(never)]
 #[target_feature(enable = "avx2")]
 pub unsafe fn add_high<const R: usize>(
     bits: u32,
-    groups: usize,
     mut words: u16,
     codes: &impl Codes<Avx2>,
     x: *const i8,
@@ -68,14 +68,10 @@ pub unsafe fn add_high<const R: usize>(
             return;
         }
         let mut tops = [[_mm256_setzero_si256(); 2]; R];
-        if codes.in_memory() {
-            while words != 0 {
-                let g = words.trailing_zeros() as usize;
-                add::<R>(bits, g..g + 1, codes, x, stride, &mut tops);
-                words &= words - 1;
-            }
-        } else {
-            add::<R>(bits, 0..groups, codes, x, stride, &mut tops);
+        while words != 0 {
+            let g = words.trailing_zeros() as usize;
+            add::<R>(bits, g..g + 1, codes, x, stride, &mut tops);
+            words &= words - 1;
         }
         for (sums, tops) in sums.iter_mut().zip(tops) {
             for (sum, top) in sums.iter_mut().zip(tops) {
