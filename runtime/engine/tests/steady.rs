@@ -56,22 +56,29 @@ fn a_step_that_only_decodes_allocates_nothing() {
 
 #[test]
 fn what_a_step_costs_beside_kernels_is_small() {
-    let (mut steps, shared) = decoding(256);
-    let mut median = || {
-        let mut costs: Vec<Duration> = Vec::new();
-        for _ in 0..100 {
-            let before = shared.metrics.snapshot();
-            turn(&mut steps, &shared);
-            let after = shared.metrics.snapshot();
-            costs.push((after.step_time - before.step_time) - (after.kernel_time - before.kernel_time));
-        }
-        costs.sort_unstable();
-        costs[costs.len() / 2]
-    };
-    // Other tests run beside this one: the quietest of some rounds tells what a step costs.
-    let medians: Vec<Duration> = (0..16).map(|_| median()).collect();
-    let least = medians.iter().min().unwrap();
-    eprintln!("256 sequences: {least:?} a step beside kernels");
     // The figure is 100 µs, in a release build on a quiet machine; tests are compiled with little optimisation.
-    assert!(*least < Duration::from_micros(if cfg!(debug_assertions) { 1000 } else { 100 }), "{medians:?}");
+    let most = Duration::from_micros(if cfg!(debug_assertions) { 1000 } else { 100 });
+    // Other tests run beside this one, and other guests beside this machine; they only ever add to a step. So rounds are
+    // short, and the quietest tells what a step costs; where none is quiet, the other tests have ended some loops later.
+    let mut loops: Vec<Duration> = Vec::new();
+    while loops.len() < 8 && loops.last().is_none_or(|least| *least >= most) {
+        let (mut steps, shared) = decoding(256);
+        let rounds = (0..160).map(|_| beside_kernels(&mut steps, &shared, 10));
+        loops.extend(rounds.min());
+    }
+    eprintln!("256 sequences: {loops:?} a step beside kernels");
+    assert!(loops.iter().min().is_some_and(|least| *least < most), "{loops:?}");
+}
+
+/// The median of what `count` steps cost beside kernels.
+fn beside_kernels(steps: &mut StepLoop<Simulated>, shared: &Shared, count: usize) -> Duration {
+    let costs = (0..count).map(|_| {
+        let before = shared.metrics.snapshot();
+        turn(steps, shared);
+        let after = shared.metrics.snapshot();
+        (after.step_time - before.step_time) - (after.kernel_time - before.kernel_time)
+    });
+    let mut costs: Vec<Duration> = costs.collect();
+    costs.sort_unstable();
+    costs[count / 2]
 }
