@@ -181,7 +181,7 @@ pub unsafe trait Simd: Copy + 'static {
                     words &= words - 1;
                 }
             } else {
-                // Registers have no number: all of them, then.
+                // To decode words by their numbers takes longer than to decode all.
                 tops = Self::dots_of_tiles::<T, R>(bits, 0..groups, codes, x, stride, tops);
             }
             for (sums, tops) in sums.iter_mut().zip(tops) {
@@ -194,40 +194,13 @@ pub unsafe trait Simd: Copy + 'static {
     }
 }
 
-/// Words of codes, four to a lane: in registers or in memory.
+/// Words of codes, four to a lane. Each is made where it is asked for, and takes no registers before.
 pub trait Codes<S: Simd>: Copy {
-    /// Whether groups may be asked for by a number that is only known at run time.
-    #[inline(always)]
-    fn in_memory(&self) -> bool {
-        false
-    }
+    /// Whether words only have to be loaded.
+    fn in_memory(&self) -> bool;
     /// # Safety
     /// Needs the instruction set; `g` is below 8.
     unsafe fn word(&self, g: usize) -> S::W;
-}
-
-impl<S: Simd> Codes<S> for [S::W; 8] {
-    #[inline(always)]
-    unsafe fn word(&self, g: usize) -> S::W {
-        self[g]
-    }
-}
-
-/// One word after the other; loaded where they are needed, so that they take no registers.
-#[derive(Clone, Copy)]
-pub struct InMemory(pub *const u8);
-
-impl<S: Simd> Codes<S> for InMemory {
-    #[inline(always)]
-    fn in_memory(&self) -> bool {
-        true
-    }
-
-    #[inline(always)]
-    unsafe fn word(&self, g: usize) -> S::W {
-        // SAFETY: the caller's.
-        unsafe { S::load_words(self.0.add(4 * LANES * g)) }
-    }
 }
 
 /// e^x, within 2 units in the last place; 0 is never returned (the smallest result is about 1e-38).

@@ -4,30 +4,13 @@
 //! or `w = d * (u - 2^z)`, where `Σ w x = d (Σ u x - 2^z Σ x)`. Sums with codes are sums of integers, and `Σ x` is known
 //! for each block of activations. See [`super::weight`] for the tiles and [`crate::quant`] for the bits.
 
-use crate::cpu::{Codes, InMemory, LANES, Simd};
+use crate::cpu::{Codes, LANES, Simd};
 use std::marker::PhantomData;
-
-/// One sub-block of a tile: codes of 16 rows, four to a word, their scales and, where codes have no zero, their minima.
-#[derive(Clone, Copy)]
-pub struct SubBlock<S: Simd, C = [<S as Simd>::W; 8]> {
-    pub codes: C,
-    pub d: S::F,
-    pub m: S::F,
-}
-
-impl<S: Simd, C> SubBlock<S, C> {
-    /// One without minima.
-    #[inline(always)]
-    unsafe fn symmetric(codes: C, d: S::F) -> Self {
-        // SAFETY: the caller's.
-        SubBlock { codes, d, m: unsafe { S::splat(0.0) } }
-    }
-}
 
 /// A quantised format.
 ///
 /// # Safety
-/// `decode` reads at most `LANES * BLOCK_BYTES` bytes from `tile`; codes are below `2^BITS`.
+/// Nothing is read but the `LANES * BLOCK_BYTES` bytes from `tile`; codes are below `2^BITS`.
 pub unsafe trait Format: 'static {
     /// Elements of a block.
     const BLOCK: usize;
@@ -44,14 +27,86 @@ pub unsafe trait Format: 'static {
     const MANY: usize = if Self::BLOCK > 32 { 2 } else { 3 };
     /// Whether blocks come from memory rather than from a cache.
     const STREAMED: bool = true;
-    /// Where decoded codes are.
-    type Codes<S: Simd>: Codes<S>;
 
-    /// Sub-block `s` of the tile's block at `tile`. With `SUB` 16, only the first four words of codes count.
+    /// Word `g` of the codes of sub-block `s`, in the tile's block at `tile`: codes of 16 rows, four to a word.
     ///
     /// # Safety
-    /// Needs the instruction set, a whole block at `tile`, and `s < BLOCK / SUB`.
-    unsafe fn decode<S: Simd>(tile: *const u8, s: usize) -> SubBlock<S, Self::Codes<S>>;
+    /// Needs the instruction set, a whole block at `tile`, `s < BLOCK / SUB`, and `g < SUB / 4`.
+    unsafe fn word<S: Simd>(tile: *const u8, s: usize, g: usize) -> S::W;
+
+    /// The sub-block's scales.
+    ///
+    /// # Safety
+    /// As [`Format::word`].
+    unsafe fn scale<S: Simd>(tile: *const u8, s: usize) -> S::F;
+
+    /// The sub-block's minima, where codes have no zero.
+    ///
+    /// # Safety
+    /// As [`Format::word`].
+    unsafe fn min<S: Simd>(tile: *const u8, s: usize) -> S::F;
+}
+
+/// A sub-block of format F in a tile. Its words are decoded where they are asked for, so that they take no registers before.
+pub struct SubBlock<F> {
+    /// The tile's block.
+    tile: *const u8,
+    /// Which sub-block of it.
+    s: usize,
+    format: PhantomData<F>,
+}
+
+impl<F> Clone for SubBlock<F> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for SubBlock<F> {}
+
+impl<F: Format> SubBlock<F> {
+    /// Sub-block `s` of the block at `tile`.
+    ///
+    /// # Safety
+    /// Needs the block for as long as something is asked of it, and `s` below the sub-blocks of a block.
+    #[inline(always)]
+    pub unsafe fn new(tile: *const u8, s: usize) -> Self {
+        SubBlock { tile, s, format: PhantomData }
+    }
+
+    /// See [`Format::scale`].
+    ///
+    /// # Safety
+    /// Needs the instruction set, and the block.
+    #[inline(always)]
+    pub unsafe fn scale<S: Simd>(self) -> S::F {
+        // SAFETY: the caller's; `s` is `new`'s.
+        unsafe { F::scale::<S>(self.tile, self.s) }
+    }
+
+    /// See [`Format::min`].
+    ///
+    /// # Safety
+    /// As [`SubBlock::scale`].
+    #[inline(always)]
+    pub unsafe fn min<S: Simd>(self) -> S::F {
+        // SAFETY: as above.
+        unsafe { F::min::<S>(self.tile, self.s) }
+    }
+}
+
+impl<S: Simd, F: Format> Codes<S> for SubBlock<F> {
+    #[inline(always)]
+    fn in_memory(&self) -> bool {
+        !F::STREAMED
+    }
+
+    #[inline(always)]
+    unsafe fn word(&self, g: usize) -> S::W {
+        // SAFETY: the caller's; the block and `s` are `new`'s.
+        unsafe { F::word::<S>(self.tile, self.s, g) }
+    }
 }
 
 const NIBBLES: u32 = 0x0f0f_0f0f;
@@ -77,150 +132,144 @@ unsafe fn halves<S: Simd>(tile: *const u8, offset: usize) -> S::F {
     unsafe { S::load_f16(tile.add(LANES * offset).cast()) }
 }
 
-/// 32 nibbles of four words: the low ones first.
+/// Group `g` of 32 nibbles in four words: the low ones first.
 #[inline(always)]
-unsafe fn nibbles<S: Simd>(tile: *const u8, offset: usize) -> [S::W; 8] {
+unsafe fn nibbles<S: Simd>(tile: *const u8, offset: usize, g: usize) -> S::W {
+    // SAFETY: the caller's.
+    unsafe { S::and(S::shr(words::<S>(tile, offset, g % 4), 4 * (g as u32 / 4)), S::splat_word(NIBBLES)) }
+}
+
+/// Adds the fifth bits to group `g` of the codes: bit `4 g + j` of `high` belongs to its byte `j`. The product copies the group's
+/// four bits to distances of 7, which puts bit `j` at the bottom of byte `j`.
+#[inline(always)]
+unsafe fn add_fifth_bits<S: Simd>(codes: S::W, high: S::W, g: usize) -> S::W {
     // SAFETY: the caller's.
     unsafe {
-        let mask = S::splat_word(NIBBLES);
-        let mut codes = [mask; 8];
-        for w in 0..4 {
-            let word = words::<S>(tile, offset, w);
-            codes[w] = S::and(word, mask);
-            codes[w + 4] = S::and(S::shr(word, 4), mask);
-        }
-        codes
+        let four = S::and(S::shr(high, 4 * g as u32), S::splat_word(15));
+        let spread = S::and(S::mul_words(four, S::splat_word(0x0020_4081)), S::splat_word(0x0101_0101));
+        S::or(codes, S::shl(spread, 4))
     }
 }
 
-/// Adds the fifth bits: bit `4 g + j` of the word belongs to byte `j` of group `g`. The product copies the group's four
-/// bits to distances of 7, which puts bit `j` at the bottom of byte `j`.
+/// Scales, or minima, of sub-block `s` of Q4_K and Q5_K without their common factor ([`crate::quant`]'s `k_scale_min`, sixteen rows
+/// at once).
 #[inline(always)]
-unsafe fn add_fifth_bits<S: Simd>(codes: &mut [S::W; 8], high: S::W) {
+unsafe fn k_six_bits<S: Simd>(tile: *const u8, s: usize, min: bool) -> S::F {
     // SAFETY: the caller's.
     unsafe {
-        for (g, code) in codes.iter_mut().enumerate() {
-            let four = S::and(S::shr(high, 4 * g as u32), S::splat_word(15));
-            let spread = S::and(S::mul_words(four, S::splat_word(0x0020_4081)), S::splat_word(0x0101_0101));
-            *code = S::or(*code, S::shl(spread, 4));
-        }
-    }
-}
-
-/// Scale and negated minimum of sub-block `s` of Q4_K and Q5_K ([`crate::quant`]'s `k_scale_min`, sixteen rows at once).
-#[inline(always)]
-unsafe fn k_scale_min<S: Simd>(tile: *const u8, s: usize) -> (S::F, S::F) {
-    // SAFETY: the caller's.
-    unsafe {
-        let scales = tile.add(LANES * 4);
-        let (scale, min) = if s < 4 {
-            let low = S::splat_word(63);
-            (S::and(S::load_u8(scales.add(LANES * s)), low), S::and(S::load_u8(scales.add(LANES * (s + 4))), low))
+        let byte = |i: usize| S::load_u8(tile.add(LANES * (4 + i)));
+        let own = if min { s + 4 } else { s };
+        S::to_f32(if s < 4 {
+            S::and(byte(own), S::splat_word(63))
         } else {
-            let both = S::load_u8(scales.add(LANES * (s + 4)));
-            let scale_top = S::shl(S::shr(S::load_u8(scales.add(LANES * (s - 4))), 6), 4);
-            let min_top = S::shl(S::shr(S::load_u8(scales.add(LANES * s)), 6), 4);
-            (S::or(S::and(both, S::splat_word(15)), scale_top), S::or(S::shr(both, 4), min_top))
-        };
-        let d = S::mul(halves::<S>(tile, 0), S::to_f32(scale));
-        let m = S::mul(halves::<S>(tile, 2), S::to_f32(min));
-        (d, times::<S>(m, -1.0))
+            let both = byte(s + 4);
+            let low = if min { S::shr(both, 4) } else { S::and(both, S::splat_word(15)) };
+            S::or(low, S::shl(S::shr(byte(own - 4), 6), 4))
+        })
     }
 }
 
-/// 32 nibbles of eight words: the low ones in even sub-blocks, the high ones in odd ones.
+/// Group `g` of 32 nibbles of eight words: the low ones in even sub-blocks, the high ones in odd ones.
 #[inline(always)]
-unsafe fn k_nibbles<S: Simd>(tile: *const u8, offset: usize, s: usize) -> [S::W; 8] {
+unsafe fn k_nibbles<S: Simd>(tile: *const u8, offset: usize, s: usize, g: usize) -> S::W {
     // SAFETY: the caller's.
     unsafe {
-        let mask = S::splat_word(NIBBLES);
-        let mut codes = [mask; 8];
-        for (w, code) in codes.iter_mut().enumerate() {
-            *code = S::and(S::shr(words::<S>(tile, offset, s / 2 * 8 + w), 4 * (s as u32 % 2)), mask);
-        }
-        codes
+        let both = words::<S>(tile, offset, s / 2 * 8 + g);
+        S::and(S::shr(both, 4 * (s as u32 % 2)), S::splat_word(NIBBLES))
     }
 }
 
+/// A format of these sizes, with what [`Format`] asks for of sub-block `s` of the block at `tile`.
 macro_rules! format {
-    ($name:ident, $block:expr, $bytes:expr, $sub:expr, $bits:expr, $zero:expr, |$tile:ident, $s:ident, $S:ident| $decode:block) => {
+    (
+        $name:ident, $block:expr, $bytes:expr, $sub:expr, $bits:expr, $zero:expr, |$S:ident, $tile:ident, $s:ident, $g:ident|
+        word: $word:expr, scale: $scale:expr, min: $min:expr
+    ) => {
         #[allow(non_camel_case_types, reason = "the names that everybody uses")]
         pub struct $name;
         // SAFETY: offsets are those of the format's fields.
+        #[allow(unused_variables, reason = "many blocks are one sub-block")]
         unsafe impl Format for $name {
             const BLOCK: usize = $block;
             const BLOCK_BYTES: usize = $bytes;
             const SUB: usize = $sub;
             const BITS: u32 = $bits;
             const ZERO: Option<u32> = $zero;
-            type Codes<S: Simd> = [S::W; 8];
             #[inline(always)]
-            unsafe fn decode<$S: Simd>($tile: *const u8, $s: usize) -> SubBlock<$S> {
+            unsafe fn word<$S: Simd>($tile: *const u8, $s: usize, $g: usize) -> $S::W {
                 // SAFETY: the caller's.
-                unsafe { $decode }
+                unsafe { $word }
+            }
+            #[inline(always)]
+            unsafe fn scale<$S: Simd>($tile: *const u8, $s: usize) -> $S::F {
+                // SAFETY: the caller's.
+                unsafe { $scale }
+            }
+            #[inline(always)]
+            unsafe fn min<$S: Simd>($tile: *const u8, $s: usize) -> $S::F {
+                // SAFETY: the caller's.
+                unsafe { $min }
             }
         }
     };
 }
 
-format!(Q4_0, 32, 18, 32, 4, Some(3), |tile, _s, S| {
-    SubBlock::symmetric(nibbles::<S>(tile, 2), halves::<S>(tile, 0))
-});
+format!(Q4_0, 32, 18, 32, 4, Some(3), |S, tile, s, g|
+    word: nibbles::<S>(tile, 2, g),
+    scale: halves::<S>(tile, 0),
+    min: S::splat(0.0)
+);
 
-format!(Q4_1, 32, 20, 32, 4, None, |tile, _s, S| {
-    SubBlock { codes: nibbles::<S>(tile, 4), d: halves::<S>(tile, 0), m: halves::<S>(tile, 2) }
-});
+format!(Q4_1, 32, 20, 32, 4, None, |S, tile, s, g|
+    word: nibbles::<S>(tile, 4, g),
+    scale: halves::<S>(tile, 0),
+    min: halves::<S>(tile, 2)
+);
 
-format!(Q5_0, 32, 22, 32, 5, Some(4), |tile, _s, S| {
-    let mut codes = nibbles::<S>(tile, 6);
-    add_fifth_bits::<S>(&mut codes, words::<S>(tile, 2, 0));
-    SubBlock::symmetric(codes, halves::<S>(tile, 0))
-});
+format!(Q5_0, 32, 22, 32, 5, Some(4), |S, tile, s, g|
+    word: add_fifth_bits::<S>(nibbles::<S>(tile, 6, g), words::<S>(tile, 2, 0), g),
+    scale: halves::<S>(tile, 0),
+    min: S::splat(0.0)
+);
 
-format!(Q5_1, 32, 24, 32, 5, None, |tile, _s, S| {
-    let mut codes = nibbles::<S>(tile, 8);
-    add_fifth_bits::<S>(&mut codes, words::<S>(tile, 4, 0));
-    SubBlock { codes, d: halves::<S>(tile, 0), m: halves::<S>(tile, 2) }
-});
+format!(Q5_1, 32, 24, 32, 5, None, |S, tile, s, g|
+    word: add_fifth_bits::<S>(nibbles::<S>(tile, 8, g), words::<S>(tile, 4, 0), g),
+    scale: halves::<S>(tile, 0),
+    min: halves::<S>(tile, 2)
+);
 
-format!(Q8_0, 32, 34, 32, 8, Some(7), |tile, _s, S| {
-    let flip = S::splat_word(0x8080_8080);
-    let mut codes = [flip; 8];
-    for (w, code) in codes.iter_mut().enumerate() {
-        *code = S::xor(words::<S>(tile, 2, w), flip);
-    }
-    SubBlock::symmetric(codes, halves::<S>(tile, 0))
-});
+format!(Q8_0, 32, 34, 32, 8, Some(7), |S, tile, s, g|
+    word: S::xor(words::<S>(tile, 2, g), S::splat_word(0x8080_8080)),
+    scale: halves::<S>(tile, 0),
+    min: S::splat(0.0)
+);
 
-format!(Q4_K, 256, 144, 32, 4, None, |tile, s, S| {
-    let (d, m) = k_scale_min::<S>(tile, s);
-    SubBlock { codes: k_nibbles::<S>(tile, 16, s), d, m }
-});
+format!(Q4_K, 256, 144, 32, 4, None, |S, tile, s, g|
+    word: k_nibbles::<S>(tile, 16, s, g),
+    scale: S::mul(halves::<S>(tile, 0), k_six_bits::<S>(tile, s, false)),
+    min: times::<S>(S::mul(halves::<S>(tile, 2), k_six_bits::<S>(tile, s, true)), -1.0)
+);
 
-format!(Q5_K, 256, 176, 32, 5, None, |tile, s, S| {
-    let (d, m) = k_scale_min::<S>(tile, s);
-    let mut codes = k_nibbles::<S>(tile, 48, s);
-    for (w, code) in codes.iter_mut().enumerate() {
-        let high = S::and(S::shr(words::<S>(tile, 16, w), s as u32), S::splat_word(0x0101_0101));
-        *code = S::or(*code, S::shl(high, 4));
-    }
-    SubBlock { codes, d, m }
-});
+format!(Q5_K, 256, 176, 32, 5, None, |S, tile, s, g|
+    word: {
+        let high = S::and(S::shr(words::<S>(tile, 16, g), s as u32), S::splat_word(0x0101_0101));
+        S::or(k_nibbles::<S>(tile, 48, s, g), S::shl(high, 4))
+    },
+    scale: S::mul(halves::<S>(tile, 0), k_six_bits::<S>(tile, s, false)),
+    min: times::<S>(S::mul(halves::<S>(tile, 2), k_six_bits::<S>(tile, s, true)), -1.0)
+);
 
-format!(Q6_K, 256, 210, 16, 6, Some(5), |tile, s, S| {
-    let (half, g, word) = (s / 8, s % 8 / 2, s % 2 * 4);
-    let mut codes = [S::splat_word(0); 8];
-    for (w, code) in codes.iter_mut().enumerate().take(4) {
-        let low = words::<S>(tile, 0, half * 16 + g % 2 * 8 + word + w);
-        let low = S::and(S::shr(low, 4 * (g as u32 / 2)), S::splat_word(NIBBLES));
-        let high = S::shr(words::<S>(tile, 128, half * 8 + word + w), 2 * g as u32);
-        let high = S::and(high, S::splat_word(0x0303_0303));
-        *code = S::or(low, S::shl(high, 4));
-    }
-    let scale = S::to_f32(S::load_i8(tile.add(LANES * (192 + s))));
-    let d = S::mul(halves::<S>(tile, 208), scale);
-    SubBlock::symmetric(codes, d)
-});
+format!(Q6_K, 256, 210, 16, 6, Some(5), |S, tile, s, g|
+    word: {
+        let (half, quarter, word) = (s / 8, s % 8 / 2, s % 2 * 4 + g);
+        let low = words::<S>(tile, 0, half * 16 + quarter % 2 * 8 + word);
+        let low = S::and(S::shr(low, 4 * (quarter as u32 / 2)), S::splat_word(NIBBLES));
+        let high = S::shr(words::<S>(tile, 128, half * 8 + word), 2 * quarter as u32);
+        S::or(low, S::shl(S::and(high, S::splat_word(0x0303_0303)), 4))
+    },
+    scale: S::mul(halves::<S>(tile, 208), S::to_f32(S::load_i8(tile.add(LANES * (192 + s))))),
+    min: S::splat(0.0)
+);
 
 /// Sub-blocks of F decoded beforehand, one after the other: codes, scales, minima. For many rows of activations.
 pub struct Decoded<F>(PhantomData<F>);
@@ -233,19 +282,23 @@ unsafe impl<F: Format> Format for Decoded<F> {
     const BITS: u32 = F::BITS;
     const ZERO: Option<u32> = F::ZERO;
     const STREAMED: bool = false;
-    type Codes<S: Simd> = InMemory;
 
     #[inline(always)]
-    unsafe fn decode<S: Simd>(tile: *const u8, _: usize) -> SubBlock<S, InMemory> {
+    unsafe fn word<S: Simd>(tile: *const u8, _: usize, g: usize) -> S::W {
         // SAFETY: the caller's.
-        unsafe {
-            let codes = InMemory(tile);
-            let d = S::load(tile.add(LANES * F::SUB).cast());
-            match F::ZERO {
-                Some(_) => SubBlock::symmetric(codes, d),
-                None => SubBlock { codes, d, m: S::load(tile.add(LANES * (F::SUB + 4)).cast()) },
-            }
-        }
+        unsafe { S::load_words(tile.add(4 * LANES * g)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(tile: *const u8, _: usize) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load(tile.add(LANES * F::SUB).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn min<S: Simd>(tile: *const u8, _: usize) -> S::F {
+        // SAFETY: the caller's; who asks has minima.
+        unsafe { S::load(tile.add(LANES * (F::SUB + 4)).cast()) }
     }
 }
 
@@ -260,13 +313,13 @@ impl<F: Format> Decoded<F> {
             for s in 0..F::BLOCK / F::SUB {
                 // SAFETY: the caller's.
                 unsafe {
-                    let sub = F::decode::<S>(tile.add(block * LANES * F::BLOCK_BYTES), s);
-                    for w in 0..F::SUB / 4 {
-                        S::store_words(out.add(LANES * 4 * w), sub.codes.word(w));
+                    let sub = SubBlock::<F>::new(tile.add(block * LANES * F::BLOCK_BYTES), s);
+                    for g in 0..F::SUB / 4 {
+                        S::store_words(out.add(LANES * 4 * g), Codes::<S>::word(&sub, g));
                     }
-                    S::store(out.add(LANES * F::SUB).cast(), sub.d);
+                    S::store(out.add(LANES * F::SUB).cast(), sub.scale::<S>());
                     if F::ZERO.is_none() {
-                        S::store(out.add(LANES * (F::SUB + 4)).cast(), sub.m);
+                        S::store(out.add(LANES * (F::SUB + 4)).cast(), sub.min::<S>());
                     }
                     out = out.add(LANES * Self::BLOCK_BYTES);
                 }

@@ -307,7 +307,7 @@ unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, cons
             }
             let dots = dots::<S, F, G, R, T>(tiles, i, s, x, record, high >> (s * F::SUB / 4));
             for t in 0..T {
-                let d = sub_block::<S, F>(tiles[t], i, s).d;
+                let d = sub_block::<F>(tiles[t], i, s).scale::<S>();
                 for r in 0..R {
                     let dot = S::to_f32(dots[t][r]);
                     scaled[t][r] = if s == 0 { S::mul(dot, d) } else { S::fma(dot, d, scaled[t][r]) };
@@ -317,7 +317,7 @@ unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, cons
         if F::ZERO.is_none() {
             in_eights!(COLS / F::SUB, |s| {
                 for t in 0..T {
-                    let m = sub_block::<S, F>(tiles[t], i, s).m;
+                    let m = sub_block::<F>(tiles[t], i, s).min::<S>();
                     for r in 0..R {
                         let sum = S::splat(x.value(record, record::SUMS, s, r));
                         sums[t][r] = S::fma(m, sum, sums[t][r]);
@@ -334,16 +334,15 @@ unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, cons
     }
 }
 
-/// Sub-block `s` of block `i` of the columns at `tile`. Its parts are asked for one by one, where they are needed: what lies in
-/// memory then takes no registers before, and what is decoded the compiler decodes once.
+/// Sub-block `s` of block `i` of the columns at `tile`.
 ///
 /// # Safety
-/// Needs the instruction set and the block.
+/// Needs the block for as long as something is asked of it.
 #[inline(always)]
-unsafe fn sub_block<S: Simd, F: Format>(tile: *const u8, i: usize, s: usize) -> SubBlock<S, F::Codes<S>> {
+unsafe fn sub_block<F: Format>(tile: *const u8, i: usize, s: usize) -> SubBlock<F> {
     let k = i * BLOCK + s * F::SUB;
     // SAFETY: the caller's.
-    unsafe { F::decode::<S>(tile.add(k / F::BLOCK * LANES * F::BLOCK_BYTES), k % F::BLOCK / F::SUB) }
+    unsafe { SubBlock::new(tile.add(k / F::BLOCK * LANES * F::BLOCK_BYTES), k % F::BLOCK / F::SUB) }
 }
 
 /// The whole numbers of sub-block `s` of block `i` of the columns at `tiles`, and of the record of `x`: codes of weights times codes
@@ -362,9 +361,9 @@ unsafe fn dots<S: Simd, F: Format, const G: usize, const R: usize, const T: usiz
 ) -> [[S::W; R]; T] {
     // SAFETY: the caller's.
     unsafe {
-        let mut codes = [sub_block::<S, F>(tiles[0], i, s).codes; T];
+        let mut codes = [sub_block::<F>(tiles[0], i, s); T];
         for t in 1..T {
-            codes[t] = sub_block::<S, F>(tiles[t], i, s).codes;
+            codes[t] = sub_block(tiles[t], i, s);
         }
         let mut dots = [[S::splat_word(0); R]; T];
         if let Some(z) = F::ZERO {

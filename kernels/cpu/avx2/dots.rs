@@ -36,7 +36,7 @@ pub unsafe fn add<const R: usize>(
 }
 
 /// `add_high` of [`Simd`](super::Simd): a function of its own, so that what is seldom needed takes no registers of its caller's.
-/// The codes have an address here, and few words have high parts: one after the other, also where the caller has them in registers.
+/// Few words have high parts: one after the other.
 ///
 /// # Safety
 /// As [`add`], for the groups whose bits are set in `words`.
