@@ -1,7 +1,8 @@
 //! Products of whole numbers: `dots` of [`Simd`](super::Simd).
 //!
 //! Codes up to 7 bits go through `maddubs`, which adds two products in 16 bits: the fewer bits the codes have, the more such pairs are
-//! added before they widen to 32. Codes of 8 bits would saturate, and multiply as 16 bits.
+//! added before they widen to 32. Codes of 8 bits would saturate: four rows multiply with each half of their bits, which takes three
+//! quarters of the instructions, and fewer, which share too little of the halving, as 16 bits.
 //!
 //! What counts is the number of instructions: where two threads share a core, as on most virtual machines, both want the decoder.
 
@@ -25,10 +26,12 @@ pub unsafe fn add<const R: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        if bits < 8
-            && let Some(sums) = sums.as_mut_array::<4>()
-        {
-            return add_to_four(bits, groups, codes, x, stride, sums);
+        if let Some(sums) = sums.as_mut_array::<4>() {
+            if bits < 8 {
+                return add_to_four::<1>(bits, groups, codes, x, stride, sums);
+            }
+            add_to_four::<1>(4, groups.clone(), &Nibbles::<_, 0>(*codes), x, stride, sums);
+            return add_to_four::<16>(4, groups, &Nibbles::<_, 4>(*codes), x, stride, sums);
         }
         add_to_half::<0, R>(bits, groups.clone(), codes, x, stride, sums);
         add_to_half::<1, R>(bits, groups, codes, x, stride, sums);
@@ -81,12 +84,29 @@ pub unsafe fn add_high<const R: usize>(
     }
 }
 
-/// [`add`] for four rows and codes up to 7 bits: what is loaded of a row serves both halves of the lanes.
+/// Four bits of each code, those above the first SHIFT.
+#[derive(Clone, Copy)]
+struct Nibbles<C, const SHIFT: i32>(C);
+
+impl<C: Codes<Avx2>, const SHIFT: i32> Codes<Avx2> for Nibbles<C, SHIFT> {
+    #[inline(always)]
+    fn in_memory(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    unsafe fn word(&self, g: usize) -> W {
+        // SAFETY: the caller's.
+        unsafe { self.0.word(g).map(|word| _mm256_and_si256(_mm256_srli_epi32::<SHIFT>(word), _mm256_set1_epi8(15))) }
+    }
+}
+
+/// [`add`] for four rows and codes up to 7 bits, times FACTOR: what is loaded of a row serves both halves of the lanes.
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn add_to_four(
+unsafe fn add_to_four<const FACTOR: i16>(
     bits: u32,
     groups: Range<usize>,
     codes: &impl Codes<Avx2>,
@@ -109,7 +129,7 @@ unsafe fn add_to_four(
                     add_short_to_four::<{ 4 * $i }>(codes, x, stride, &mut parts);
                 }
                 if ($i + 1) % fit == 0 || $i + 1 == groups.len() {
-                    widen(parts, 1, sums);
+                    widen(parts, FACTOR, sums);
                 }
             })* };
         }
@@ -198,10 +218,6 @@ unsafe fn add_wide<const R: usize>(c: __m256i, x: *const i8, stride: usize, sums
     // SAFETY: the caller's.
     unsafe {
         let upper = _mm256_set1_epi16(!0xff);
-        if let Some(sums) = sums.as_mut_array::<4>() {
-            let (even, odd) = (_mm256_andnot_si256(upper, c), _mm256_srli_epi16::<8>(c));
-            return add_wide_to_four([even, odd, upper], x, stride, sums);
-        }
         for (r, sum) in sums.iter_mut().enumerate() {
             add_wide_to_one(c, upper, x.add(stride * r), sum);
         }
@@ -282,39 +298,6 @@ unsafe fn short_of_four<const OFFSET: usize>(c: W, x: *const i8, stride: usize) 
         );
     }
     [[a0, b0], [a1, b1], [a2, b2], [a3, b3]]
-}
-
-/// [`add_wide`] for four rows: codes of even and odd bytes, and the upper bytes' mask.
-///
-/// # Safety
-/// As there.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn add_wide_to_four(codes: [__m256i; 3], x: *const i8, stride: usize, sums: &mut [__m256i; 4]) {
-    #[rustfmt::skip] // A line is an instruction.
-    macro_rules! row {
-        ($x:literal, $sum:literal) => { concat!(
-            "vpbroadcastd {t}, dword ptr [", $x, "]\n",
-            "vpsllw {u}, {t}, 8\n",
-            "vpand {t}, {t}, {upper}\n",
-            "vpmaddwd {u}, {u}, {even}\n",
-            "vpmaddwd {t}, {t}, {odd}\n",
-            "vpaddd ", $sum, ", ", $sum, ", {u}\n",
-            "vpaddd ", $sum, ", ", $sum, ", {t}\n",
-        ) };
-    }
-    let ([even, odd, upper], [s0, s1, s2, s3]) = (codes, sums);
-    // SAFETY: the caller's.
-    unsafe {
-        asm!(
-            row!("{x}", "{s0}"), row!("{x} + {stride}", "{s1}"), row!("{x} + 2 * {stride}", "{s2}"), row!("{x3}", "{s3}"),
-            x = in(reg) x, stride = in(reg) stride, x3 = in(reg) x.add(3 * stride),
-            even = in(ymm_reg) even, odd = in(ymm_reg) odd, upper = in(ymm_reg) upper,
-            s0 = inout(ymm_reg) *s0, s1 = inout(ymm_reg) *s1, s2 = inout(ymm_reg) *s2, s3 = inout(ymm_reg) *s3,
-            t = out(ymm_reg) _, u = out(ymm_reg) _,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
 }
 
 /// [`add_wide`] for one row, and the upper bytes' mask. (The compiler would keep the halves of all codes for their products with high
