@@ -7,7 +7,7 @@
 
 use super::{MAX_HEAD_DIM, PIECE};
 use crate::BLOCK_TOKENS;
-use crate::cpu::{LANES, Simd, exp2, sigmoid};
+use crate::cpu::{LANES, Simd, exp2, opaque, sigmoid};
 use crate::kv_write::KvElement;
 use std::f32::consts::LOG2_E;
 use std::mem::MaybeUninit;
@@ -196,6 +196,10 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
         _ => 4,
     };
 
+    /// Whether each block, or vector of values, loads the rows' factors for itself: kept for the other one they would leave no
+    /// registers for the sums, and decoding would take half as long again.
+    const APART: bool = S::SUMS < 16 && Self::AT_ONCE > 1;
+
     /// Scores of all blocks.
     #[inline(always)]
     unsafe fn scores(&mut self, piece: &Piece<E::Bits>) {
@@ -222,6 +226,7 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
             let q: *const u32 = self.q.as_ptr().cast();
             for step in 0..self.dim / E::PAIRING {
                 for (n, sums) in sums.iter_mut().enumerate() {
+                    let q = if Self::APART { opaque(q) } else { q };
                     let k = E::load::<S>(piece.blocks[b + n].keys.add(step * LANES * E::PAIRING));
                     S::prefetch(piece.blocks[b + n].values.wrapping_add(step * LANES * E::PAIRING).cast());
                     for (r, sum) in sums.iter_mut().enumerate() {
@@ -338,11 +343,8 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     unsafe fn values_at<const D: usize>(&mut self, piece: &Piece<E::Bits>, seen: Range<usize>, d: usize) {
         // SAFETY: the caller's.
         unsafe {
-            let mut weights: [*const u32; R] = [std::ptr::null(); R];
+            let weights: *const u32 = self.weights.as_ptr().cast();
             let mut sums = [[S::splat(0.0); R]; D];
-            for r in 0..R {
-                weights[r] = self.weights[r].as_ptr().cast();
-            }
             for b in piece.first..piece.last {
                 let (from, to) = lanes(b, seen.start, seen.end);
                 for step in from / E::PAIRING..to.div_ceil(E::PAIRING) {
@@ -356,8 +358,10 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
                         if (step + 1) * E::PAIRING > to {
                             v = E::one_of_pair::<S>(v, false);
                         }
+                        let weights = if Self::APART { opaque(weights) } else { weights };
                         for r in 0..R {
-                            sums[i][r] = E::fma::<S>(v, *weights[r].add(b * LANES / E::PAIRING + step), sums[i][r]);
+                            let weight = *weights.add(r * PIECE + b * LANES / E::PAIRING + step);
+                            sums[i][r] = E::fma::<S>(v, weight, sums[i][r]);
                         }
                     }
                 }

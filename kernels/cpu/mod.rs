@@ -15,7 +15,7 @@ mod simd;
 pub use pool::{Pool, PoolError};
 pub(crate) use pool::{SyncMutPtr, SyncPtr};
 pub(crate) use portable::Portable;
-pub(crate) use simd::{Codes, Kernel, LANES, Simd, exp, exp2, exp2_for_bf16, sigmoid};
+pub(crate) use simd::{Codes, Kernel, LANES, Simd, exp, exp2, exp2_for_bf16, opaque, sigmoid};
 
 /// Instruction sets that the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

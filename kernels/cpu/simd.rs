@@ -286,6 +286,14 @@ pub unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
     }
 }
 
+/// `p`, but the compiler cannot know: what was loaded from it is loaded again, and takes no register meanwhile.
+#[inline(always)]
+pub fn opaque<T>(mut p: *const T) -> *const T {
+    // SAFETY: no instruction.
+    unsafe { std::arch::asm!("/* {p} */", p = inout(reg) p, options(readonly, nostack, preserves_flags)) };
+    p
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
