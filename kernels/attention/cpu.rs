@@ -15,9 +15,9 @@ use std::ops::Range;
 /// Sequences with so few query rows of a KV head are shared out by pieces.
 const FEW_ROWS: usize = 8;
 
-/// Query rows of a tile: as many as the kernel for a prompt takes at once, or two times as many. (With AVX2 the sums of four rows are
-/// chains of products as long as a product takes; with six rows prompts take 12% less time. For pairs of bf16, which have to be taken
-/// apart, six rows leave no registers.)
+/// Query rows of a tile: once or twice those that [`Tiles::rows`] has a kernel for. (With AVX2 the sums of four rows are too few chains
+/// of products to fill the time that a product takes: with six prompts take 12% less. Pairs of bf16, which AVX2 has to take apart,
+/// leave no registers for six.)
 fn tile_rows(isa: Isa, dtype: KvDType) -> usize {
     match isa {
         Isa::Portable | Isa::Avx2 if dtype != KvDType::BF16 => 6,
