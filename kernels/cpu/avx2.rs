@@ -3,6 +3,7 @@
 mod dots;
 
 use super::simd::{Codes, Kernel, Simd};
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -36,6 +37,21 @@ pub unsafe fn sum8(a: __m256) -> f32 {
         let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
         _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
     }
+}
+
+/// `settled` of [`Simd`].
+///
+/// # Safety
+/// Needs AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn settled(mut a: F) -> F {
+    let [low, high] = &mut a;
+    // SAFETY: no instruction.
+    unsafe {
+        asm!("/* {0} {1} */", inout(ymm_reg) * low, inout(ymm_reg) * high, options(nomem, nostack, preserves_flags))
+    };
+    a
 }
 
 type F = [__m256; 2];
@@ -124,6 +140,10 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn fma(a: F, b: F, c: F) -> F {
         unsafe { both!(_mm256_fmadd_ps, a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn settled(a: F) -> F {
+        unsafe { settled(a) }
     }
     #[inline(always)]
     unsafe fn max(a: F, b: F) -> F {

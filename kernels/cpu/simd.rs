@@ -72,6 +72,12 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once except in [`super::Portable`].
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a`, which is computed here: else the compiler may put that off to where it is used, past branches, and keep in memory what
+    /// it is computed from.
+    #[inline(always)]
+    unsafe fn settled(a: Self::F) -> Self::F {
+        a
+    }
     /// The greater; `b` where either is NaN.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// The smaller; `b` where either is NaN.

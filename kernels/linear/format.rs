@@ -34,17 +34,30 @@ pub unsafe trait Format: 'static {
     /// Needs the instruction set, a whole block at `tile`, `s < BLOCK / SUB`, and `g < SUB / 4`.
     unsafe fn word<S: Simd>(tile: *const u8, s: usize, g: usize) -> S::W;
 
-    /// The sub-block's scales.
+    /// What the scales of a block's sub-blocks have in common, and what the minima have.
     ///
     /// # Safety
-    /// As [`Format::word`].
-    unsafe fn scale<S: Simd>(tile: *const u8, s: usize) -> S::F;
+    /// Needs the instruction set, and a whole block at `tile`.
+    unsafe fn factors<S: Simd>(tile: *const u8) -> Factors<S>;
 
-    /// The sub-block's minima, where codes have no zero.
+    /// The sub-block's scales, of which `d` is the factor.
     ///
     /// # Safety
     /// As [`Format::word`].
-    unsafe fn min<S: Simd>(tile: *const u8, s: usize) -> S::F;
+    unsafe fn scale<S: Simd>(tile: *const u8, s: usize, d: S::F) -> S::F;
+
+    /// The sub-block's minima, of which `m` is the factor. They are 0 where codes have a zero.
+    ///
+    /// # Safety
+    /// As [`Format::word`].
+    unsafe fn min<S: Simd>(tile: *const u8, s: usize, m: S::F) -> S::F;
+}
+
+/// Factors of scales and of minima. Where a block is one sub-block, these are its scale and its minimum.
+#[derive(Clone, Copy)]
+pub struct Factors<S: Simd> {
+    pub scale: S::F,
+    pub min: S::F,
 }
 
 /// A sub-block of format F in a tile. Its words are decoded where they are asked for, so that they take no registers before.
@@ -75,14 +88,24 @@ impl<F: Format> SubBlock<F> {
         SubBlock { tile, s, format: PhantomData }
     }
 
-    /// See [`Format::scale`].
+    /// See [`Format::factors`].
     ///
     /// # Safety
     /// Needs the instruction set, and the block.
     #[inline(always)]
-    pub unsafe fn scale<S: Simd>(self) -> S::F {
+    pub unsafe fn factors<S: Simd>(self) -> Factors<S> {
+        // SAFETY: the caller's.
+        unsafe { F::factors::<S>(self.tile) }
+    }
+
+    /// See [`Format::scale`].
+    ///
+    /// # Safety
+    /// As [`SubBlock::factors`], which these are.
+    #[inline(always)]
+    pub unsafe fn scale<S: Simd>(self, factors: Factors<S>) -> S::F {
         // SAFETY: the caller's; `s` is `new`'s.
-        unsafe { F::scale::<S>(self.tile, self.s) }
+        unsafe { F::scale::<S>(self.tile, self.s, factors.scale) }
     }
 
     /// See [`Format::min`].
@@ -90,9 +113,9 @@ impl<F: Format> SubBlock<F> {
     /// # Safety
     /// As [`SubBlock::scale`].
     #[inline(always)]
-    pub unsafe fn min<S: Simd>(self) -> S::F {
+    pub unsafe fn min<S: Simd>(self, factors: Factors<S>) -> S::F {
         // SAFETY: as above.
-        unsafe { F::min::<S>(self.tile, self.s) }
+        unsafe { F::min::<S>(self.tile, self.s, factors.min) }
     }
 }
 
@@ -183,12 +206,12 @@ unsafe fn k_nibbles<S: Simd>(tile: *const u8, offset: usize, s: usize, g: usize)
 macro_rules! format {
     (
         $name:ident, $block:expr, $bytes:expr, $sub:expr, $bits:expr, $zero:expr, |$S:ident, $tile:ident, $s:ident, $g:ident|
-        word: $word:expr, scale: $scale:expr, min: $min:expr
+        word: $word:expr, factors: ($d:expr, $m:expr), scale: |$scale_d:ident| $scale:expr, min: |$min_m:ident| $min:expr
     ) => {
         #[allow(non_camel_case_types, reason = "the names that everybody uses")]
         pub struct $name;
         // SAFETY: offsets are those of the format's fields.
-        #[allow(unused_variables, reason = "many blocks are one sub-block")]
+        #[allow(unused_variables, unused_unsafe, reason = "many blocks are one sub-block")]
         unsafe impl Format for $name {
             const BLOCK: usize = $block;
             const BLOCK_BYTES: usize = $bytes;
@@ -201,12 +224,17 @@ macro_rules! format {
                 unsafe { $word }
             }
             #[inline(always)]
-            unsafe fn scale<$S: Simd>($tile: *const u8, $s: usize) -> $S::F {
+            unsafe fn factors<$S: Simd>($tile: *const u8) -> Factors<$S> {
+                // SAFETY: the caller's.
+                unsafe { Factors { scale: $d, min: $m } }
+            }
+            #[inline(always)]
+            unsafe fn scale<$S: Simd>($tile: *const u8, $s: usize, $scale_d: $S::F) -> $S::F {
                 // SAFETY: the caller's.
                 unsafe { $scale }
             }
             #[inline(always)]
-            unsafe fn min<$S: Simd>($tile: *const u8, $s: usize) -> $S::F {
+            unsafe fn min<$S: Simd>($tile: *const u8, $s: usize, $min_m: $S::F) -> $S::F {
                 // SAFETY: the caller's.
                 unsafe { $min }
             }
@@ -216,38 +244,34 @@ macro_rules! format {
 
 format!(Q4_0, 32, 18, 32, 4, Some(3), |S, tile, s, g|
     word: nibbles::<S>(tile, 2, g),
-    scale: halves::<S>(tile, 0),
-    min: S::splat(0.0)
+    factors: (halves::<S>(tile, 0), S::splat(0.0)), scale: |d| d, min: |m| m
 );
 
 format!(Q4_1, 32, 20, 32, 4, None, |S, tile, s, g|
     word: nibbles::<S>(tile, 4, g),
-    scale: halves::<S>(tile, 0),
-    min: halves::<S>(tile, 2)
+    factors: (halves::<S>(tile, 0), halves::<S>(tile, 2)), scale: |d| d, min: |m| m
 );
 
 format!(Q5_0, 32, 22, 32, 5, Some(4), |S, tile, s, g|
     word: add_fifth_bits::<S>(nibbles::<S>(tile, 6, g), words::<S>(tile, 2, 0), g),
-    scale: halves::<S>(tile, 0),
-    min: S::splat(0.0)
+    factors: (halves::<S>(tile, 0), S::splat(0.0)), scale: |d| d, min: |m| m
 );
 
 format!(Q5_1, 32, 24, 32, 5, None, |S, tile, s, g|
     word: add_fifth_bits::<S>(nibbles::<S>(tile, 8, g), words::<S>(tile, 4, 0), g),
-    scale: halves::<S>(tile, 0),
-    min: halves::<S>(tile, 2)
+    factors: (halves::<S>(tile, 0), halves::<S>(tile, 2)), scale: |d| d, min: |m| m
 );
 
 format!(Q8_0, 32, 34, 32, 8, Some(7), |S, tile, s, g|
     word: S::xor(words::<S>(tile, 2, g), S::splat_word(0x8080_8080)),
-    scale: halves::<S>(tile, 0),
-    min: S::splat(0.0)
+    factors: (halves::<S>(tile, 0), S::splat(0.0)), scale: |d| d, min: |m| m
 );
 
 format!(Q4_K, 256, 144, 32, 4, None, |S, tile, s, g|
     word: k_nibbles::<S>(tile, 16, s, g),
-    scale: S::mul(halves::<S>(tile, 0), k_six_bits::<S>(tile, s, false)),
-    min: times::<S>(S::mul(halves::<S>(tile, 2), k_six_bits::<S>(tile, s, true)), -1.0)
+    factors: (halves::<S>(tile, 0), halves::<S>(tile, 2)),
+    scale: |d| S::mul(d, k_six_bits::<S>(tile, s, false)),
+    min: |m| times::<S>(S::mul(m, k_six_bits::<S>(tile, s, true)), -1.0)
 );
 
 format!(Q5_K, 256, 176, 32, 5, None, |S, tile, s, g|
@@ -255,8 +279,9 @@ format!(Q5_K, 256, 176, 32, 5, None, |S, tile, s, g|
         let high = S::and(S::shr(words::<S>(tile, 16, g), s as u32), S::splat_word(0x0101_0101));
         S::or(k_nibbles::<S>(tile, 48, s, g), S::shl(high, 4))
     },
-    scale: S::mul(halves::<S>(tile, 0), k_six_bits::<S>(tile, s, false)),
-    min: times::<S>(S::mul(halves::<S>(tile, 2), k_six_bits::<S>(tile, s, true)), -1.0)
+    factors: (halves::<S>(tile, 0), halves::<S>(tile, 2)),
+    scale: |d| S::mul(d, k_six_bits::<S>(tile, s, false)),
+    min: |m| times::<S>(S::mul(m, k_six_bits::<S>(tile, s, true)), -1.0)
 );
 
 format!(Q6_K, 256, 210, 16, 6, Some(5), |S, tile, s, g|
@@ -267,8 +292,9 @@ format!(Q6_K, 256, 210, 16, 6, Some(5), |S, tile, s, g|
         let high = S::shr(words::<S>(tile, 128, half * 8 + word), 2 * quarter as u32);
         S::or(low, S::shl(S::and(high, S::splat_word(0x0303_0303)), 4))
     },
-    scale: S::mul(halves::<S>(tile, 208), S::to_f32(S::load_i8(tile.add(LANES * (192 + s))))),
-    min: S::splat(0.0)
+    factors: (halves::<S>(tile, 208), S::splat(0.0)),
+    scale: |d| S::mul(d, S::to_f32(S::load_i8(tile.add(LANES * (192 + s))))),
+    min: |m| m
 );
 
 /// Sub-blocks of F decoded beforehand, one after the other: codes, scales, minima. For many rows of activations.
@@ -290,15 +316,22 @@ unsafe impl<F: Format> Format for Decoded<F> {
     }
 
     #[inline(always)]
-    unsafe fn scale<S: Simd>(tile: *const u8, _: usize) -> S::F {
+    unsafe fn factors<S: Simd>(tile: *const u8) -> Factors<S> {
+        let value = |i: usize| tile.wrapping_add(LANES * (F::SUB + 4 * i)).cast();
         // SAFETY: the caller's.
-        unsafe { S::load(tile.add(LANES * F::SUB).cast()) }
+        unsafe {
+            Factors { scale: S::load(value(0)), min: if F::ZERO.is_none() { S::load(value(1)) } else { S::splat(0.0) } }
+        }
     }
 
     #[inline(always)]
-    unsafe fn min<S: Simd>(tile: *const u8, _: usize) -> S::F {
-        // SAFETY: the caller's; who asks has minima.
-        unsafe { S::load(tile.add(LANES * (F::SUB + 4)).cast()) }
+    unsafe fn scale<S: Simd>(_: *const u8, _: usize, d: S::F) -> S::F {
+        d
+    }
+
+    #[inline(always)]
+    unsafe fn min<S: Simd>(_: *const u8, _: usize, m: S::F) -> S::F {
+        m
     }
 }
 
@@ -310,16 +343,19 @@ impl<F: Format> Decoded<F> {
     #[inline(always)]
     pub unsafe fn write<S: Simd>(tile: *const u8, blocks: usize, mut out: *mut u8) {
         for block in 0..blocks {
+            let tile = tile.wrapping_add(block * LANES * F::BLOCK_BYTES);
+            // SAFETY: the caller's.
+            let factors = unsafe { F::factors::<S>(tile) };
             for s in 0..F::BLOCK / F::SUB {
                 // SAFETY: the caller's.
                 unsafe {
-                    let sub = SubBlock::<F>::new(tile.add(block * LANES * F::BLOCK_BYTES), s);
+                    let sub = SubBlock::<F>::new(tile, s);
                     for g in 0..F::SUB / 4 {
                         S::store_words(out.add(LANES * 4 * g), Codes::<S>::word(&sub, g));
                     }
-                    S::store(out.add(LANES * F::SUB).cast(), sub.scale::<S>());
+                    S::store(out.add(LANES * F::SUB).cast(), sub.scale::<S>(factors));
                     if F::ZERO.is_none() {
-                        S::store(out.add(LANES * (F::SUB + 4)).cast(), sub.min::<S>());
+                        S::store(out.add(LANES * (F::SUB + 4)).cast(), sub.min::<S>(factors));
                     }
                     out = out.add(LANES * Self::BLOCK_BYTES);
                 }

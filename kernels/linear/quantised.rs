@@ -6,7 +6,7 @@
 
 use super::activations::{BLOCK, in_row_groups, record};
 use super::cpu::PartJob;
-use super::format::{Decoded, Format, SubBlock};
+use super::format::{Decoded, Factors, Format, SubBlock};
 use crate::cpu::{Kernel, LANES, Simd};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -250,14 +250,19 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
             if !F::STREAMED {
                 ahead.block::<S>();
             }
+            // Once for all blocks of activations that a block of weights spans.
+            let mut factors = [F::factors::<S>(weights[0]); T];
+            for t in 1..T {
+                factors[t] = F::factors::<S>(weights[t]);
+            }
             if R == 1 {
                 in_eights!(step / BLOCK, |i| {
-                    block_product::<S, F, G, R, T, BLOCK>(weights, i, x, first / BLOCK + i, &mut sums);
+                    block_product::<S, F, G, R, T, BLOCK>(weights, factors, i, x, first / BLOCK + i, &mut sums);
                 });
             } else {
                 // Decoding is shared by the rows: constants would gain less than they cost to compile.
                 for i in 0..step / BLOCK {
-                    block_product::<S, F, G, R, T, BLOCK>(weights, i, x, first / BLOCK + i, &mut sums);
+                    block_product::<S, F, G, R, T, BLOCK>(weights, factors, i, x, first / BLOCK + i, &mut sums);
                 }
             }
             for tile in &mut weights {
@@ -265,7 +270,8 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
             }
         }
         if !cols.is_multiple_of(step) {
-            block_product::<S, F, G, R, T, { BLOCK / 2 }>(weights, 0, x, cols / BLOCK, &mut sums);
+            let factors = [F::factors::<S>(weights[0]); T];
+            block_product::<S, F, G, R, T, { BLOCK / 2 }>(weights, factors, 0, x, cols / BLOCK, &mut sums);
         }
     }
     sums
@@ -274,10 +280,11 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
 /// Adds to `sums` the products of block `i` of the columns at `tiles`, of its first COLS columns, with block `b` of the rows.
 ///
 /// # Safety
-/// Needs the instruction set and the block.
+/// Needs the instruction set and the block; the factors are the weights' blocks', if these are longer.
 #[inline(always)]
 unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, const T: usize, const COLS: usize>(
     tiles: [*const u8; T],
+    factors: [Factors<S>; T],
     i: usize,
     x: Rows<G>,
     b: usize,
@@ -307,17 +314,23 @@ unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, cons
             }
             let dots = dots::<S, F, G, R, T>(tiles, i, s, x, record, high >> (s * F::SUB / 4));
             for t in 0..T {
-                let d = sub_block::<F>(tiles[t], i, s).scale::<S>();
+                let codes = sub_block::<F>(tiles[t], i, s);
+                let d = codes.scale::<S>(factors_of(codes, factors[t]));
                 for r in 0..R {
                     let dot = S::to_f32(dots[t][r]);
                     scaled[t][r] = if s == 0 { S::mul(dot, d) } else { S::fma(dot, d, scaled[t][r]) };
+                    // Of four sub-blocks all dots would wait in memory; of two, which the registers hold, they had better wait.
+                    if R == 1 && F::SUB < 32 {
+                        scaled[t][r] = S::settled(scaled[t][r]);
+                    }
                 }
             }
         });
         if F::ZERO.is_none() {
             in_eights!(COLS / F::SUB, |s| {
                 for t in 0..T {
-                    let m = sub_block::<F>(tiles[t], i, s).min::<S>();
+                    let codes = sub_block::<F>(tiles[t], i, s);
+                    let m = codes.min::<S>(factors_of(codes, factors[t]));
                     for r in 0..R {
                         let sum = S::splat(x.value(record, record::SUMS, s, r));
                         sums[t][r] = S::fma(m, sum, sums[t][r]);
@@ -343,6 +356,16 @@ unsafe fn sub_block<F: Format>(tile: *const u8, i: usize, s: usize) -> SubBlock<
     let k = i * BLOCK + s * F::SUB;
     // SAFETY: the caller's.
     unsafe { SubBlock::new(tile.add(k / F::BLOCK * LANES * F::BLOCK_BYTES), k % F::BLOCK / F::SUB) }
+}
+
+/// The factors of a sub-block's block: `shared`, where that spans several blocks of activations.
+///
+/// # Safety
+/// Needs the instruction set and the block.
+#[inline(always)]
+unsafe fn factors_of<S: Simd, F: Format>(codes: SubBlock<F>, shared: Factors<S>) -> Factors<S> {
+    // SAFETY: the caller's.
+    if F::BLOCK > BLOCK { shared } else { unsafe { codes.factors() } }
 }
 
 /// The whole numbers of sub-block `s` of block `i` of the columns at `tiles`, and of the record of `x`: codes of weights times codes
