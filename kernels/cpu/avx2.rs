@@ -45,13 +45,10 @@ pub unsafe fn sum8(a: __m256) -> f32 {
 /// Needs AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn settled(mut a: F) -> F {
-    let [low, high] = &mut a;
+unsafe fn settled([mut low, mut high]: F) -> F {
     // SAFETY: no instruction.
-    unsafe {
-        asm!("/* {0} {1} */", inout(ymm_reg) * low, inout(ymm_reg) * high, options(nomem, nostack, preserves_flags))
-    };
-    a
+    unsafe { asm!("/* {0} {1} */", inout(ymm_reg) low, inout(ymm_reg) high, options(nomem, nostack, preserves_flags)) };
+    [low, high]
 }
 
 type F = [__m256; 2];

@@ -251,10 +251,7 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
                 ahead.block::<S>();
             }
             // Once for all blocks of activations that a block of weights spans.
-            let mut factors = [F::factors::<S>(weights[0]); T];
-            for t in 1..T {
-                factors[t] = F::factors::<S>(weights[t]);
-            }
+            let factors = factors::<S, F, T>(weights);
             if R == 1 {
                 in_eights!(step / BLOCK, |i| {
                     block_product::<S, F, G, R, T, BLOCK>(weights, factors, i, x, first / BLOCK + i, &mut sums);
@@ -270,7 +267,7 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
             }
         }
         if !cols.is_multiple_of(step) {
-            let factors = [F::factors::<S>(weights[0]); T];
+            let factors = factors::<S, F, T>(weights);
             block_product::<S, F, G, R, T, { BLOCK / 2 }>(weights, factors, 0, x, cols / BLOCK, &mut sums);
         }
     }
@@ -356,6 +353,22 @@ unsafe fn sub_block<F: Format>(tile: *const u8, i: usize, s: usize) -> SubBlock<
     let k = i * BLOCK + s * F::SUB;
     // SAFETY: the caller's.
     unsafe { SubBlock::new(tile.add(k / F::BLOCK * LANES * F::BLOCK_BYTES), k % F::BLOCK / F::SUB) }
+}
+
+/// The factors of the blocks at `tiles`.
+///
+/// # Safety
+/// Needs the instruction set and the blocks.
+#[inline(always)]
+unsafe fn factors<S: Simd, F: Format, const T: usize>(tiles: [*const u8; T]) -> [Factors<S>; T] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut factors = [F::factors::<S>(tiles[0]); T];
+        for t in 1..T {
+            factors[t] = F::factors::<S>(tiles[t]);
+        }
+        factors
+    }
 }
 
 /// The factors of a sub-block's block: `shared`, where that spans several blocks of activations.
