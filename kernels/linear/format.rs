@@ -40,20 +40,26 @@ pub unsafe trait Format: 'static {
     /// Needs the instruction set, and a whole block at `tile`.
     unsafe fn factors<S: Simd>(tile: *const u8) -> Factors<S>;
 
-    /// The sub-block's scales, of which `d` is the factor.
+    /// The sub-block's scales, of which `d` is the factor: the same, where a block is one sub-block.
     ///
     /// # Safety
     /// As [`Format::word`].
-    unsafe fn scale<S: Simd>(tile: *const u8, s: usize, d: S::F) -> S::F;
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(_tile: *const u8, _s: usize, d: S::F) -> S::F {
+        d
+    }
 
-    /// The sub-block's minima, of which `m` is the factor. They are 0 where codes have a zero.
+    /// The sub-block's minima, of which `m` is the factor, likewise. They are 0 where codes have a zero.
     ///
     /// # Safety
     /// As [`Format::word`].
-    unsafe fn min<S: Simd>(tile: *const u8, s: usize, m: S::F) -> S::F;
+    #[inline(always)]
+    unsafe fn min<S: Simd>(_tile: *const u8, _s: usize, m: S::F) -> S::F {
+        m
+    }
 }
 
-/// Factors of scales and of minima. Where a block is one sub-block, these are its scale and its minimum.
+/// Factors of scales and of minima.
 #[derive(Clone, Copy)]
 pub struct Factors<S: Simd> {
     pub scale: S::F,
@@ -206,12 +212,13 @@ unsafe fn k_nibbles<S: Simd>(tile: *const u8, offset: usize, s: usize, g: usize)
 macro_rules! format {
     (
         $name:ident, $block:expr, $bytes:expr, $sub:expr, $bits:expr, $zero:expr, |$S:ident, $tile:ident, $s:ident, $g:ident|
-        word: $word:expr, factors: ($d:expr, $m:expr), scale: |$scale_d:ident| $scale:expr, min: |$min_m:ident| $min:expr
+        word: $word:expr, factors: ($d:expr, $m:expr)
+        $(, scale: |$scale_d:ident| $scale:expr)? $(, min: |$min_m:ident| $min:expr)?
     ) => {
         #[allow(non_camel_case_types, reason = "the names that everybody uses")]
         pub struct $name;
         // SAFETY: offsets are those of the format's fields.
-        #[allow(unused_variables, unused_unsafe, reason = "many blocks are one sub-block")]
+        #[allow(unused_variables, reason = "many blocks are one sub-block")]
         unsafe impl Format for $name {
             const BLOCK: usize = $block;
             const BLOCK_BYTES: usize = $bytes;
@@ -228,43 +235,47 @@ macro_rules! format {
                 // SAFETY: the caller's.
                 unsafe { Factors { scale: $d, min: $m } }
             }
-            #[inline(always)]
-            unsafe fn scale<$S: Simd>($tile: *const u8, $s: usize, $scale_d: $S::F) -> $S::F {
-                // SAFETY: the caller's.
-                unsafe { $scale }
-            }
-            #[inline(always)]
-            unsafe fn min<$S: Simd>($tile: *const u8, $s: usize, $min_m: $S::F) -> $S::F {
-                // SAFETY: the caller's.
-                unsafe { $min }
-            }
+            $(
+                #[inline(always)]
+                unsafe fn scale<$S: Simd>($tile: *const u8, $s: usize, $scale_d: $S::F) -> $S::F {
+                    // SAFETY: the caller's.
+                    unsafe { $scale }
+                }
+            )?
+            $(
+                #[inline(always)]
+                unsafe fn min<$S: Simd>($tile: *const u8, $s: usize, $min_m: $S::F) -> $S::F {
+                    // SAFETY: the caller's.
+                    unsafe { $min }
+                }
+            )?
         }
     };
 }
 
 format!(Q4_0, 32, 18, 32, 4, Some(3), |S, tile, s, g|
     word: nibbles::<S>(tile, 2, g),
-    factors: (halves::<S>(tile, 0), S::splat(0.0)), scale: |d| d, min: |m| m
+    factors: (halves::<S>(tile, 0), S::splat(0.0))
 );
 
 format!(Q4_1, 32, 20, 32, 4, None, |S, tile, s, g|
     word: nibbles::<S>(tile, 4, g),
-    factors: (halves::<S>(tile, 0), halves::<S>(tile, 2)), scale: |d| d, min: |m| m
+    factors: (halves::<S>(tile, 0), halves::<S>(tile, 2))
 );
 
 format!(Q5_0, 32, 22, 32, 5, Some(4), |S, tile, s, g|
     word: add_fifth_bits::<S>(nibbles::<S>(tile, 6, g), words::<S>(tile, 2, 0), g),
-    factors: (halves::<S>(tile, 0), S::splat(0.0)), scale: |d| d, min: |m| m
+    factors: (halves::<S>(tile, 0), S::splat(0.0))
 );
 
 format!(Q5_1, 32, 24, 32, 5, None, |S, tile, s, g|
     word: add_fifth_bits::<S>(nibbles::<S>(tile, 8, g), words::<S>(tile, 4, 0), g),
-    factors: (halves::<S>(tile, 0), halves::<S>(tile, 2)), scale: |d| d, min: |m| m
+    factors: (halves::<S>(tile, 0), halves::<S>(tile, 2))
 );
 
 format!(Q8_0, 32, 34, 32, 8, Some(7), |S, tile, s, g|
     word: S::xor(words::<S>(tile, 2, g), S::splat_word(0x8080_8080)),
-    factors: (halves::<S>(tile, 0), S::splat(0.0)), scale: |d| d, min: |m| m
+    factors: (halves::<S>(tile, 0), S::splat(0.0))
 );
 
 format!(Q4_K, 256, 144, 32, 4, None, |S, tile, s, g|
@@ -293,8 +304,7 @@ format!(Q6_K, 256, 210, 16, 6, Some(5), |S, tile, s, g|
         S::or(low, S::shl(S::and(high, S::splat_word(0x0303_0303)), 4))
     },
     factors: (halves::<S>(tile, 208), S::splat(0.0)),
-    scale: |d| S::mul(d, S::to_f32(S::load_i8(tile.add(LANES * (192 + s))))),
-    min: |m| m
+    scale: |d| S::mul(d, S::to_f32(S::load_i8(tile.add(LANES * (192 + s)))))
 );
 
 /// Sub-blocks of F decoded beforehand, one after the other: codes, scales, minima. For many rows of activations.
@@ -322,16 +332,6 @@ unsafe impl<F: Format> Format for Decoded<F> {
         unsafe {
             Factors { scale: S::load(value(0)), min: if F::ZERO.is_none() { S::load(value(1)) } else { S::splat(0.0) } }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn scale<S: Simd>(_: *const u8, _: usize, d: S::F) -> S::F {
-        d
-    }
-
-    #[inline(always)]
-    unsafe fn min<S: Simd>(_: *const u8, _: usize, m: S::F) -> S::F {
-        m
     }
 }
 
