@@ -42,6 +42,7 @@ pub unsafe fn enter_bf16<K: Kernel>(kernel: K) {
 unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     const ROWS: usize = 8;
     const TILES: usize = 2;
+    const UNROLLED: bool = true;
     const SUMS: usize = 16;
     type F = __m512;
     type W = __m512i;

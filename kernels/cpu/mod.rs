@@ -75,6 +75,9 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::enter(kernel) },
+            // SAFETY: as above; BF16 is beside all that AVX-512 is here.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 if !K::BF16 => unsafe { avx512::enter(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => unsafe { avx512::enter_bf16(kernel) },

@@ -23,6 +23,8 @@ const RECORDS_AHEAD: usize = 3;
 pub struct QuantTiles<'a, F>(pub PartJob<'a>, pub PhantomData<F>);
 
 impl<F: Format> Kernel for QuantTiles<'_, F> {
+    const BF16: bool = false;
+
     #[inline(always)]
     fn run<S: Simd>(self) {
         let job = self.0.job;
@@ -252,12 +254,12 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
             }
             // Once for all blocks of activations that a block of weights spans.
             let factors = factors::<S, F, T>(weights);
-            if R == 1 {
+            if R == 1 || S::UNROLLED {
                 in_eights!(step / BLOCK, |i| {
                     block_product::<S, F, G, R, T, BLOCK>(weights, factors, i, x, first / BLOCK + i, &mut sums);
                 });
             } else {
-                // Decoding is shared by the rows: constants would gain less than they cost to compile.
+                // The rows share what is decoded.
                 for i in 0..step / BLOCK {
                     block_product::<S, F, G, R, T, BLOCK>(weights, factors, i, x, first / BLOCK + i, &mut sums);
                 }
@@ -300,12 +302,13 @@ unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, cons
         }
         in_eights!(COLS / F::SUB, |s| {
             if F::STREAMED {
-                // Spread over the sub-blocks: of many at once the last ones come too late.
-                let lines = |k: usize| k * LANES * F::BLOCK_BYTES / F::BLOCK / 64;
-                let k = i * BLOCK + s * F::SUB;
-                for line in lines(k)..lines(k + F::SUB) {
+                // Spread over the sub-blocks: of many at once the last ones come too late. Which lines these are is a constant, or else
+                // counting them would be a loop; that the last one of a block is also the next one's first costs less.
+                let bytes = BLOCK * LANES * F::BLOCK_BYTES / F::BLOCK;
+                let lines = |s: usize| bytes.div_ceil(64) * s / (BLOCK / F::SUB);
+                for line in lines(s)..lines(s + 1) {
                     for tile in tiles {
-                        S::prefetch(tile.wrapping_add(AHEAD + line * 64));
+                        S::prefetch(tile.wrapping_add(AHEAD + i * bytes + line * 64));
                     }
                 }
             }
