@@ -1,7 +1,7 @@
 //! The CPU backend: an instruction set chosen at run time, and a pool of threads.
 //!
 //! A kernel is a struct of parameters with a body generic over [`Simd`]; [`Isa::run`] compiles the body once for each
-//! instruction set and calls the right one.
+//! instruction set, or once for both AVX-512 ones if it needs no bf16, and calls the right one.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
