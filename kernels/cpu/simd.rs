@@ -29,9 +29,8 @@ pub unsafe trait Simd: Copy + 'static {
     /// Tiles whose sums with `ROWS / TILES` rows it holds in registers instead, for many rows: what it loads of the activations
     /// then serves more products.
     const TILES: usize = 1;
-    /// Whether a matrix kernel that works on several rows, too, is compiled for each part of a block of weights by itself, so that
-    /// shifts and offsets are constants. With 32 registers it then takes up to half as many instructions (Q6_K times 8 rows: 3.1 for
-    /// each product in place of 5.4); with 16 it takes 40% longer.
+    /// Whether a matrix kernel for several rows unrolls a K-quant's block of weights, as that for one row does everywhere: shifts and
+    /// offsets are then constants. AVX-512 saves up to half of the instructions (Q6_K times 4 rows), AVX2 takes 40% longer.
     const UNROLLED: bool = false;
     /// Vectors of sums that an attention kernel holds in registers, beside what it adds to them.
     const SUMS: usize;

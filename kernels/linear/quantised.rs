@@ -259,7 +259,7 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
                     block_product::<S, F, G, R, T, BLOCK>(weights, factors, i, x, first / BLOCK + i, &mut sums);
                 });
             } else {
-                // The rows share what is decoded.
+                // See `Simd::UNROLLED`; one row, which shares what is decoded with no other, needs its constants everywhere.
                 for i in 0..step / BLOCK {
                     block_product::<S, F, G, R, T, BLOCK>(weights, factors, i, x, first / BLOCK + i, &mut sums);
                 }
@@ -302,8 +302,8 @@ unsafe fn block_product<S: Simd, F: Format, const G: usize, const R: usize, cons
         }
         in_eights!(COLS / F::SUB, |s| {
             if F::STREAMED {
-                // Spread over the sub-blocks: of many at once the last ones come too late. Which lines these are is a constant, or else
-                // counting them would be a loop; that the last one of a block is also the next one's first costs less.
+                // Spread over the sub-blocks: of many at once the last ones come too late. Which lines they are is constant, so that
+                // nothing counts them at run time; in return a block's last line can be asked for again as the next one's first.
                 let bytes = BLOCK * LANES * F::BLOCK_BYTES / F::BLOCK;
                 let lines = |s: usize| bytes.div_ceil(64) * s / (BLOCK / F::SUB);
                 for line in lines(s)..lines(s + 1) {
