@@ -8,6 +8,11 @@ use std::process::{Command, Stdio};
 /// All packages but the one that needs bindgen.
 pub const PACKAGES: &[&str] = &["--workspace", "--exclude", "abigen"];
 
+/// Beside packages that build on the kernels: Cargo then chooses the features of all that the kernels need as for [`PACKAGES`]' tests,
+/// and takes their kernels, which take minutes to compile. (The command line asks for more than the other packages of two crates
+/// that all need.)
+pub const AS_IN_ALL_TESTS: &[&str] = &["-p", "aieng-cli", "--features", "aieng-kernels/testing"];
+
 /// What the tests find in their environment.
 pub struct Environment {
     /// Where models are, if the tests are to see any.

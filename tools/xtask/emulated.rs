@@ -21,20 +21,21 @@ pub fn run(report: &mut Report, environment: &Environment) {
         }
     }
     report.section("models on emulated GPUs");
-    let flags = ["--release", "--features", "emulate"];
-    let mut runtime = cargo::cargo(&[&["test", "-p", "aieng-runtime", "--lib"], &flags[..], &["--", "cuda"]].concat());
-    environment.apply(&mut runtime);
-    libtest::run_command(report, "models on emulated GPUs", runtime);
-    let abi = cargo::cargo(&[&["test", "-p", "aieng", "--test", "abi"], &flags[..], &["--", "cuda"]].concat());
-    libtest::run_command(report, "a C program on an emulated GPU", abi);
-    let mut cli = cargo::cargo(&[&["test", "-p", "aieng-cli", "--test", "cli"], &flags[..], &["--", "cuda"]].concat());
-    // The tests' own binary, which has the emulator.
-    Environment { home: environment.home.clone(), binary: None }.apply(&mut cli);
-    libtest::run_command(report, "the command line on emulated GPUs", cli);
+    // The command line is the tests' own binary, which has the emulator.
+    let environment = Environment { home: environment.home.clone(), binary: None };
+    let packages = ["-p", "aieng-runtime", "-p", "aieng", "--lib", "--test", "abi", "--test", "cli"];
+    let mut models = emulating(&[&packages[..], &["--no-fail-fast", "--", "cuda"]].concat());
+    environment.apply(&mut models);
+    libtest::run_command(report, "models on emulated GPUs", models);
 }
 
 fn kernels() -> Command {
-    cargo::cargo(&["test", "--release", "-p", "aieng-cuda", "--lib", "--features", "emulate", "--"])
+    emulating(&["-p", "aieng-cuda", "--lib", "--"])
+}
+
+/// `cargo test` with the emulator.
+fn emulating(args: &[&str]) -> Command {
+    cargo::cargo(&[&["test", "--release", "--features", "emulate"], cargo::AS_IN_ALL_TESTS, args].concat())
 }
 
 /// The same, instrumented. Only the kernels are; so the sanitizer's library must come before all others by itself.

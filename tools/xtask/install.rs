@@ -10,9 +10,10 @@ use std::process::{Command, Stdio};
 /// What a program that links libaieng.a needs besides: `rustc --print native-static-libs`.
 const STATIC_LIBS: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc";
 
-/// Builds in release mode and installs.
+/// Builds in release mode and installs. The command line is not built, only there so that features are those of `cargo build
+/// --release`, whose kernels then serve here.
 pub fn install(prefix: &Path) -> Outcome {
-    match cargo::run(&["build", "--release", "--package", "aieng"], &[]) {
+    match cargo::run(&["build", "--release", "--package", "aieng", "--package", "aieng-cli", "--lib"], &[]) {
         Outcome::Passed => {}
         other => return other,
     }

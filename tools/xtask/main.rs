@@ -118,9 +118,6 @@ fn look_at_sources(report: &mut Report) {
         // Private items are documented, too, so that links to them lead somewhere.
         cargo::run(&args, &[("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links")])
     });
-    report.step("the feature tracing", || {
-        cargo::run(&["test", "--quiet", "-p", "aieng-runtime", "--features", "tracing", "--lib", "engine::trace"], &[])
-    });
     report.step("the comparison with other engines, without them", || match cargo::has("python3") {
         Ok(()) => cargo::finish(
             Command::new("python3").args(["-B", "-m", "unittest", "discover", "benches/peers"]).current_dir(root()),
@@ -130,9 +127,18 @@ fn look_at_sources(report: &mut Report) {
     report.step("ffi/abi.rs is what include/aieng.h says", abi::compare);
 }
 
+/// What only a build with the feature has; `flags` choose the profile.
+fn tracing(report: &mut Report, flags: &[&str]) {
+    report.step("the feature tracing", || {
+        let what = ["-p", "aieng-runtime", "--features", "aieng-runtime/tracing", "--lib", "engine::trace"];
+        cargo::run(&[&["test", "--quiet"], flags, cargo::AS_IN_ALL_TESTS, &what].concat(), &[])
+    });
+}
+
 fn check() -> Report {
     let mut report = Report::default();
     look_at_sources(&mut report);
+    tracing(&mut report, &[]);
     report.section("tests, dev build, no models");
     libtest::run(&mut report, &[], &cargo::Environment::without_models());
     report
@@ -176,6 +182,7 @@ fn test() -> Report {
     report.step("GPU kernels are what kernels/budget.toml says", budget::compare);
     report.step("the feature cuda", budget::check_feature);
     report.step("release build", || libtest::build(&["--release"]));
+    tracing(&mut report, &["--release"]);
     let environment = models::fetch(&mut report);
     report.section("tests, release build");
     libtest::run(&mut report, &["--release"], &environment);
