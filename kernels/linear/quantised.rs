@@ -43,7 +43,9 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
                     shape => unreachable!("no kernel for {shape:?}"),
                 }
             }
-            if !few.is_empty() {
+            if few.len() == 1 {
+                self.one::<S>(few.start);
+            } else if !few.is_empty() {
                 for tile in job.tiles.clone() {
                     self.few::<S>(tile, few.clone());
                 }
@@ -53,30 +55,63 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
 }
 
 impl<F: Format> QuantTiles<'_, F> {
+    /// The job's tiles times one row, two at once: they share the row's words, and a core reads memory faster in two places than in
+    /// one (Zen 3: Q4_0 17 to 22% faster, Q4_1 and Q8_0 11 to 15%, Q4_K 10%, Q6_K alike; with four places Q4_K and Q6_K spill).
+    ///
+    /// # Safety
+    /// Needs the instruction set, as all below; the tiles and the rows are the job's, and the first begins a group.
+    #[inline(always)]
+    unsafe fn one<S: Simd>(&self, row: usize) {
+        let tiles = self.0.job.tiles.clone();
+        let half = tiles.len() / 2;
+        // SAFETY: the caller's.
+        unsafe {
+            for tile in tiles.start..tiles.start + half {
+                self.group::<S, 1, 2>([tile, tile + half], row);
+            }
+            if !tiles.len().is_multiple_of(2) {
+                self.group::<S, 1, 1>([tiles.end - 1], row);
+            }
+        }
+    }
+
     /// A tile times rows.
     ///
     /// # Safety
-    /// Needs the instruction set, as all below; the tile and the rows are the job's, and the first begins a group.
+    /// As [`QuantTiles::one`].
     #[inline(always)]
     unsafe fn few<S: Simd>(&self, tile: usize, rows: Range<usize>) {
-        let job = self.0.job;
-        let (weights, cols) = (self.0.tile(tile), job.x.cols());
         in_row_groups!(S, rows, |row, R| {
             // SAFETY: the caller's.
-            unsafe {
-                let x = Rows::<R> { records: job.scratch.records(row), first: 0, high: job.scratch.high(row) };
-                let [sums] = product::<S, F, R, R, 1>([weights], cols, x, &mut Ahead::default(), [[S::splat(0.0); R]]);
+            unsafe { self.group::<S, R, 1>([tile], row) };
+        });
+    }
+
+    /// T tiles times a group of R rows.
+    ///
+    /// # Safety
+    /// As [`QuantTiles::one`].
+    #[inline(always)]
+    unsafe fn group<S: Simd, const R: usize, const T: usize>(&self, tiles: [usize; T], row: usize) {
+        let job = self.0.job;
+        // SAFETY: the caller's.
+        unsafe {
+            let weights = tiles.map(|tile| self.0.tile(tile));
+            let x = Rows::<R> { records: job.scratch.records(row), first: 0, high: job.scratch.high(row) };
+            let zeros = [[S::splat(0.0); R]; T];
+            let sums = product::<S, F, R, R, T>(weights, job.x.cols(), x, &mut Ahead::default(), zeros);
+            for (tile, sums) in tiles.into_iter().zip(sums) {
                 for (r, sums) in sums.into_iter().enumerate() {
                     S::store(self.0.sums(tile, row + r), sums);
                 }
             }
-        });
+        }
     }
 
     /// The job's tiles times rows in whole groups of G, chunk by chunk of the columns: T tiles and R rows of a group at once.
     ///
     /// # Safety
-    /// As [`QuantTiles::few`].
+    /// As [`QuantTiles::one`].
     #[inline(always)]
     unsafe fn many<S: Simd, const G: usize, const R: usize, const T: usize>(&self, rows: Range<usize>) {
         let job = self.0.job;
@@ -99,7 +134,7 @@ impl<F: Format> QuantTiles<'_, F> {
     /// A chunk of the columns of T tiles from `tile`, times rows in whole groups of G.
     ///
     /// # Safety
-    /// As [`QuantTiles::few`].
+    /// As [`QuantTiles::one`].
     #[inline(always)]
     unsafe fn chunk<S: Simd, const G: usize, const R: usize, const T: usize>(
         &self,
