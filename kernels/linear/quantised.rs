@@ -1,5 +1,5 @@
-//! Quantised weights times packed activations, the sums in registers: a tile of 16 outputs times up to [`Simd::ROWS`] rows, or
-//! [`Simd::TILES`] tiles times fewer.
+//! Quantised weights times packed activations, the sums in registers: a tile of 16 outputs times up to [`Simd::ROWS`] rows,
+//! [`Simd::TILES`] tiles times fewer, or two tiles times one.
 //!
 //! For few rows a tile is decoded on its way through the registers. For many a chunk of its columns is decoded to memory
 //! that the first-level cache holds, and meets the same columns of a band of rows, which the second-level cache holds.
@@ -56,7 +56,7 @@ impl<F: Format> Kernel for QuantTiles<'_, F> {
 
 impl<F: Format> QuantTiles<'_, F> {
     /// The job's tiles times one row, two at once: they share the row's words, and a core reads memory faster in two places than in
-    /// one (Zen 3: Q4_0 17 to 22% faster, Q4_1 and Q8_0 11 to 15%, Q4_K 10%, Q6_K alike; with four places Q4_K and Q6_K spill).
+    /// one (Zen 3: Q4_0 takes 14 to 22% less time, Q4_1, Q8_0 and Q4_K 10 to 15%, Q6_K 2%; four places were slower than two).
     ///
     /// # Safety
     /// Needs the instruction set, as all below; the tiles and the rows are the job's, and the first begins a group.
