@@ -18,6 +18,9 @@ const LOADS: [(usize, usize, usize); 6] =
 /// Layers that runs take in turn, as a step does: what one of them reads has left the caches that are small enough.
 const LAYERS: usize = 24;
 
+/// Blocks of a run: all contexts above have whole ones.
+const RUN: usize = 8;
+
 fn main() {
     harness::run("attention", measure);
 }
@@ -55,9 +58,9 @@ fn row(
     let counts = |step: usize| (0..=sequences).map(|s| (s * step) as u32).collect::<Vec<u32>>();
     let (cu_seqlens_q, cu_blocks) = (counts(queries), counts(blocks));
     let context_lens = vec![context as u32; sequences];
-    // Blocks of different sequences lie between each other, as they do in a cache that has been in use.
-    let block_tables: Vec<u32> =
-        (0..sequences).flat_map(|s| (0..blocks).map(move |b| (b * sequences + s) as u32)).collect();
+    // Runs of blocks of different sequences lie between each other, as they do where these grow together.
+    let place = |s: usize, b: usize| (b / RUN * sequences + s) * RUN + b % RUN;
+    let block_tables: Vec<u32> = (0..sequences).flat_map(|s| (0..blocks).map(move |b| place(s, b) as u32)).collect();
     let batch = Sequences {
         cu_seqlens_q: &cu_seqlens_q,
         context_lens: &context_lens,

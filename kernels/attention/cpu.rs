@@ -1,8 +1,8 @@
 //! Who computes which rows: tiles of query rows that share a KV head, over the blocks that any of them sees.
 //!
-//! Where a sequence has few rows, as when it decodes, and several pieces of positions, each piece is an item of its own, over
-//! all KV heads: threads share a long context evenly, and each reads the cache in order. The pieces' results are merged
-//! in the order of positions, as they are where one item visits them all: so who computes what changes no bit.
+//! Where a sequence has few rows, as when it decodes, and several pieces of positions, each piece of a KV head is an item of its
+//! own: threads share a long context evenly, and each reads the cache in order. The pieces' results are merged in the order
+//! of positions, as they are where one item visits them all: so who computes what changes no bit.
 
 use super::state::{Block, PIECE_BLOCKS, Piece, State, merge, record_len};
 use super::{AttentionParams, PIECE, Partials, Sequence, Sequences};
@@ -59,7 +59,7 @@ pub fn attention(
     }
 }
 
-/// Some items of the batch: sequence after sequence, in each piece after piece or KV head after KV head.
+/// Some items of the batch: sequence after sequence, in each KV head after KV head.
 #[derive(Clone)]
 struct Tiles<'a> {
     q: Tensor<'a>,
@@ -138,13 +138,13 @@ impl<'a> Tiles<'a> {
         let (start, end) = (sequence.visible(0, self.params.window).start, sequence.context);
         let pieces = start / PIECE..end.div_ceil(PIECE);
         let len = pieces.len() * self.piece_len(&sequence);
+        let kv_heads = self.cache.shape(self.layer).heads;
         if rows <= FEW_ROWS && pieces.len() > 1 && *used + len <= self.room {
             let offset = *used;
             *used += len;
-            return Shared { sequence, items: pieces.len(), pieces: Some((pieces, offset)) };
+            return Shared { sequence, items: kv_heads * pieces.len(), pieces: Some((pieces, offset)) };
         }
-        let items = self.cache.shape(self.layer).heads * rows.div_ceil(self.tile_rows);
-        Shared { sequence, items, pieces: None }
+        Shared { sequence, items: kv_heads * rows.div_ceil(self.tile_rows), pieces: None }
     }
 
     fn each(&self, mut f: impl FnMut(Shared)) {
@@ -164,36 +164,34 @@ impl<'a> Tiles<'a> {
     #[inline(always)]
     unsafe fn rows<S: Simd, E: KvElement>(&self, shared: &Shared, item: usize) {
         let rows = shared.sequence.q_len * self.group();
-        let (kv_heads, rows, piece) = match &shared.pieces {
+        let (kv_head, rows, piece) = match &shared.pieces {
             Some((pieces, offset)) => {
-                let offset = offset + item * self.piece_len(&shared.sequence);
-                (0..self.cache.shape(self.layer).heads, 0..rows, Some((pieces.start + item, offset)))
+                let (kv_head, piece) = (item / pieces.len(), item % pieces.len());
+                (kv_head, 0..rows, Some((pieces.start + piece, offset + piece * self.piece_len(&shared.sequence))))
             }
             None => {
                 let tiles = rows.div_ceil(self.tile_rows);
                 let start = item % tiles * self.tile_rows;
-                (item / tiles..item / tiles + 1, start..rows.min(start + self.tile_rows), None)
+                (item / tiles, start..rows.min(start + self.tile_rows), None)
             }
         };
-        for kv_head in kv_heads {
-            let of = Of { sequence: &shared.sequence, kv_head, piece };
-            let mut start = rows.start;
-            while start < rows.end {
-                let left = rows.end - start;
-                // SAFETY: the caller's.
-                start += unsafe {
-                    // From five on, rows that are not there cost less than further passes over the cache, or further kernels.
-                    match left {
-                        1 => self.tile::<S, E, 1>(&of, start, left),
-                        // A kernel for two would be another minute of compiling.
-                        2 | 3 => self.tile::<S, E, 3>(&of, start, left),
-                        4 => self.tile::<S, E, 4>(&of, start, left),
-                        _ if S::ROWS >= 8 => self.tile::<S, E, 8>(&of, start, left),
-                        _ if E::PAIRING > 1 => self.tile::<S, E, 4>(&of, start, left),
-                        _ => self.tile::<S, E, 6>(&of, start, left),
-                    }
-                };
-            }
+        let of = Of { sequence: &shared.sequence, kv_head, piece };
+        let mut start = rows.start;
+        while start < rows.end {
+            let left = rows.end - start;
+            // SAFETY: the caller's.
+            start += unsafe {
+                // From five on, rows that are not there cost less than further passes over the cache, or further kernels.
+                match left {
+                    1 => self.tile::<S, E, 1>(&of, start, left),
+                    // A kernel for two would be another minute of compiling.
+                    2 | 3 => self.tile::<S, E, 3>(&of, start, left),
+                    4 => self.tile::<S, E, 4>(&of, start, left),
+                    _ if S::ROWS >= 8 => self.tile::<S, E, 8>(&of, start, left),
+                    _ if E::PAIRING > 1 => self.tile::<S, E, 4>(&of, start, left),
+                    _ => self.tile::<S, E, 6>(&of, start, left),
+                }
+            };
         }
     }
 
@@ -269,15 +267,13 @@ impl<'a> Tiles<'a> {
         };
         let start = piece * PIECE_BLOCKS;
         let (first, end) = (blocks.start.max(start), blocks.end.min(start + PIECE_BLOCKS));
-        // After a piece that is an item comes its next head, and after the last one the next piece; else the next piece, and after
-        // the last one, if this tile has all rows, the next head. At the end the same again.
+        // Then comes the next piece, and after the last one the next head, unless further tiles of this one do. At the end the same
+        // again.
         let next_head = (self.cache.shape(self.layer).heads - 1).min(of.kv_head + 1);
-        let only_tile = of.sequence.q_len * self.group() <= self.tile_rows;
-        let (next_head, next_start) = match of.piece {
-            Some(_) if of.kv_head < next_head => (next_head, start),
-            Some(_) => (0, start + PIECE_BLOCKS),
-            None if only_tile && start + PIECE_BLOCKS >= blocks.end => (next_head, blocks.start),
-            None => (of.kv_head, start + PIECE_BLOCKS),
+        let head_ends = of.piece.is_some() || of.sequence.q_len * self.group() <= self.tile_rows;
+        let (next_head, next_start) = match head_ends && start + PIECE_BLOCKS >= blocks.end {
+            true => (next_head, blocks.start),
+            false => (of.kv_head, start + PIECE_BLOCKS),
         };
         Piece {
             first: first - start,

@@ -201,35 +201,39 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     /// without: from memory it takes 3 to 8% longer.)
     const APART: bool = S::SUMS < 16 && Self::AT_ONCE > 1;
 
-    /// Scores of all blocks.
+    /// Scores of all blocks. Those at once are far apart: memory is then read in several places, in order in each.
     #[inline(always)]
     unsafe fn scores(&mut self, piece: &Piece<E::Bits>) {
-        let mut b = piece.first / Self::AT_ONCE * Self::AT_ONCE;
+        let apart = (piece.last - piece.first).div_ceil(Self::AT_ONCE);
         // SAFETY: the caller's.
         unsafe {
-            while b < piece.last {
+            for b in piece.first..piece.first + apart {
                 match Self::AT_ONCE {
-                    4 => self.score::<4>(piece, b),
-                    2 if R <= FEW || b + 1 < piece.last => self.score::<2>(piece, b),
-                    _ => self.score::<1>(piece, b),
+                    4 => self.score::<4>(piece, b, apart),
+                    2 if R <= FEW || b + apart < piece.last => self.score::<2>(piece, b, apart),
+                    _ => self.score::<1>(piece, b, apart),
                 }
-                b += Self::AT_ONCE;
             }
         }
     }
 
-    /// Scores of blocks `b..b + N`.
+    /// Scores of N blocks: `b`, the one `apart` blocks on, and so on; where there is none, the last one's again.
     #[inline(always)]
-    unsafe fn score<const N: usize>(&mut self, piece: &Piece<E::Bits>, b: usize) {
+    unsafe fn score<const N: usize>(&mut self, piece: &Piece<E::Bits>, b: usize, apart: usize) {
         // SAFETY: the caller's.
         unsafe {
             let mut sums = [[S::splat(0.0); R]; N];
             let q: *const u32 = self.q.as_ptr().cast();
+            let (mut at, mut blocks) = ([0; N], [piece.blocks[0]; N]);
+            for n in 0..N {
+                at[n] = (b + n * apart).min(piece.last - 1);
+                blocks[n] = piece.blocks[at[n]];
+            }
             for step in 0..self.dim / E::PAIRING {
                 for (n, sums) in sums.iter_mut().enumerate() {
                     let q = if Self::APART { opaque(q) } else { q };
-                    let k = E::load::<S>(piece.blocks[b + n].keys.add(step * LANES * E::PAIRING));
-                    S::prefetch(piece.blocks[b + n].values.wrapping_add(step * LANES * E::PAIRING).cast());
+                    let k = E::load::<S>(blocks[n].keys.add(step * LANES * E::PAIRING));
+                    S::prefetch(blocks[n].values.wrapping_add(step * LANES * E::PAIRING).cast());
                     for (r, sum) in sums.iter_mut().enumerate() {
                         *sum = E::fma::<S>(k, *q.add(r * record_len(MAX_HEAD_DIM) + step), *sum);
                     }
@@ -239,9 +243,9 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
                 for (r, sum) in sums.iter().enumerate() {
                     let mut score = *sum;
                     if E::SCALED {
-                        score = S::mul(score, S::load(piece.blocks[b + n].keys.add(self.dim * BLOCK_TOKENS).cast()));
+                        score = S::mul(score, S::load(blocks[n].keys.add(self.dim * BLOCK_TOKENS).cast()));
                     }
-                    S::store(self.weights[r].as_mut_ptr().cast::<f32>().add((b + n) * LANES), score);
+                    S::store(self.weights[r].as_mut_ptr().cast::<f32>().add(at[n] * LANES), score);
                 }
             }
         }
@@ -348,11 +352,14 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
             let mut sums = [[S::splat(0.0); R]; D];
             for b in piece.first..piece.last {
                 let (from, to) = lanes(b, seen.start, seen.end);
+                // The next keys in the order in which they lie, as many bytes as are read here.
+                let ahead = d * (piece.last - piece.first) + (b - piece.first) * D * LANES;
+                let ahead = piece.next[ahead / self.dim % PIECE_BLOCKS].keys.wrapping_add(ahead % self.dim * LANES);
                 for step in from / E::PAIRING..to.div_ceil(E::PAIRING) {
                     for i in 0..D {
                         let at = (step * self.dim + d + i * LANES) * E::PAIRING;
                         let mut v = E::load::<S>(piece.blocks[b].values.add(at));
-                        S::prefetch(piece.next[b].keys.wrapping_add(at).cast());
+                        S::prefetch(ahead.wrapping_add((step * D + i) * LANES * E::PAIRING).cast());
                         if step * E::PAIRING < from {
                             v = E::one_of_pair::<S>(v, true);
                         }

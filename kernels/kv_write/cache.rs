@@ -1,11 +1,13 @@
 //! The KV cache's memory.
 //!
-//! The cache of a layer is a pool of blocks of 16 tokens. Token `t` of block `b` is slot `16 b + t`. A block holds the
-//! keys of all heads, then the values of all heads. Within a head, keys are stored `[head_dim][16]` and values
-//! `[16][head_dim]`: the scores of a block's 16 tokens then fill one vector without crossing lanes, and a value's elements
-//! are contiguous for the weighted sum. With [`KvDType::BF16`] two rows of each are interleaved, as products of bf16 pairs
-//! want them: keys are `[head_dim / 2][16][2]` and values `[8][head_dim][2]`. With [`KvDType::Q8`] the 16 scales of a head's tokens follow its codes, so that a
-//! block is still one piece of memory whose content follows from its own tokens alone.
+//! The cache of a layer is a pool of blocks of 16 tokens. Token `t` of block `b` is slot `16 b + t`. A layer holds the
+//! keys of its first head in all blocks, that head's values in all blocks, and so on with each head: attention reads a
+//! head's keys, then its values, and so does it in order where a sequence's blocks follow each other. Within a head and
+//! block, keys are stored `[head_dim][16]` and values `[16][head_dim]`: the scores of a block's 16 tokens then fill one
+//! vector without crossing lanes, and a value's elements are contiguous for the weighted sum. With [`KvDType::BF16`] two
+//! rows of each are interleaved, as products of bf16 pairs want them: keys are `[head_dim / 2][16][2]` and values
+//! `[8][head_dim][2]`. With [`KvDType::Q8`] the 16 scales of a head's tokens follow its codes in each block, whose content
+//! so follows from its own tokens alone.
 
 use crate::cpu::LANES;
 use crate::linear::OutOfMemory;
@@ -136,10 +138,10 @@ impl KvCache {
         let (from, to) = (from as usize, to as usize);
         assert!(from < self.blocks && to < self.blocks, "a block outside the cache's {}", self.blocks);
         for layer in 0..self.layers.len() {
-            let bytes = self.block_bytes(layer);
-            let start = self.offsets[layer];
-            let source = start + from * bytes..start + (from + 1) * bytes;
-            self.buffer.as_mut_slice().copy_within(source, start + to * bytes);
+            let Layout { blocks, head_bytes } = self.layout(layer);
+            for side in self.layer_mut(layer).chunks_exact_mut(blocks * head_bytes) {
+                side.copy_within(from * head_bytes..(from + 1) * head_bytes, to * head_bytes);
+            }
         }
     }
 
@@ -164,7 +166,7 @@ impl KvCache {
 
     /// Where a layer's heads lie.
     pub(crate) fn layout(&self, layer: usize) -> Layout {
-        Layout { heads: self.layers[layer].heads, head_bytes: head_bytes(self.layers[layer], self.dtype) }
+        Layout { blocks: self.blocks, head_bytes: head_bytes(self.layers[layer], self.dtype) }
     }
 }
 
@@ -177,7 +179,7 @@ fn head_bytes(shape: KvShape, dtype: KvDType) -> usize {
 /// Where the heads of a layer's blocks lie, in bytes from the layer's beginning.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
-    heads: usize,
+    blocks: usize,
     head_bytes: usize,
 }
 
@@ -185,12 +187,12 @@ impl Layout {
     /// A head's keys in a block.
     #[inline(always)]
     pub(crate) fn keys_at(self, block: usize, head: usize) -> usize {
-        (block * 2 * self.heads + head) * self.head_bytes
+        (2 * head * self.blocks + block) * self.head_bytes
     }
 
     /// A head's values in a block.
     #[inline(always)]
     pub(crate) fn values_at(self, block: usize, head: usize) -> usize {
-        self.keys_at(block, self.heads + head)
+        self.keys_at(self.blocks + block, head)
     }
 }

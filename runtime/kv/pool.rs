@@ -11,6 +11,9 @@ use std::collections::HashMap;
 /// The end of the list.
 const NONE: u32 = u32::MAX;
 
+/// Blocks that stand side by side in an empty pool for a sequence to grow into before it meets another one.
+const RUN: usize = 8;
+
 /// All blocks of a cache.
 #[derive(Debug)]
 pub struct BlockPool {
@@ -41,7 +44,8 @@ impl BlockPool {
         let cached = memory::map("keys of blocks", total)?;
         let blocks = memory::collect("blocks", total, std::iter::repeat_n(empty, total))?;
         let mut pool = BlockPool { blocks, first: NONE, last: NONE, free: 0, cached, evictions: 0 };
-        (0..total as u32).for_each(|id| pool.push_last(id));
+        let beginnings_first = (0..RUN).flat_map(|place| (place..total).step_by(RUN));
+        beginnings_first.for_each(|id| pool.push_last(id as u32));
         Ok(pool)
     }
 
@@ -68,9 +72,21 @@ impl BlockPool {
     /// Takes a free block for one owner; its key, if it had one, is forgotten.
     pub fn take(&mut self) -> Option<BlockId> {
         let id = self.first;
-        if id == NONE {
-            return None;
+        (id != NONE).then(|| self.own(id))
+    }
+
+    /// Takes the block that follows `id`, if it is free and has no key, else as [`BlockPool::take`]: what lies in order is
+    /// read faster.
+    pub fn take_after(&mut self, id: BlockId) -> Option<BlockId> {
+        let next = id.0 + 1;
+        match self.blocks.get(next as usize) {
+            Some(block) if block.owners == 0 && block.key.is_none() => Some(self.own(next)),
+            _ => self.take(),
         }
+    }
+
+    /// Gives a free block its first owner.
+    fn own(&mut self, id: u32) -> BlockId {
         self.unlink(id);
         let block = &mut self.blocks[id as usize];
         block.owners = 1;
@@ -78,7 +94,7 @@ impl BlockPool {
             self.cached.remove(&key);
             self.evictions += 1;
         }
-        Some(BlockId(id))
+        BlockId(id)
     }
 
     /// Adds an owner to a block that has one.

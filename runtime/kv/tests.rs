@@ -55,6 +55,33 @@ fn the_least_recently_used_is_forgotten_first_and_ends_before_beginnings() {
 }
 
 #[test]
+fn a_sequence_grows_into_neighbours_while_they_are_free() {
+    let mut pool = BlockPool::new(20).unwrap();
+    let ids = |blocks: &[BlockId]| blocks.iter().map(|b| b.0).collect::<Vec<_>>();
+    // Two take turns, each has room; then the first meets the second.
+    let [mut a, mut b] = [vec![pool.take().unwrap()], vec![pool.take().unwrap()]];
+    for _ in 1..9 {
+        for blocks in [&mut a, &mut b] {
+            blocks.push(pool.take_after(blocks[blocks.len() - 1]).unwrap());
+        }
+    }
+    assert_eq!(
+        (ids(&a), ids(&b)),
+        ([0, 1, 2, 3, 4, 5, 6, 7, 16].to_vec(), [8, 9, 10, 11, 12, 13, 14, 15, 17].to_vec())
+    );
+    // After the last block, and after one whose neighbour holds what may be found again, comes the first that is free.
+    assert_eq!(pool.take_after(BlockId(17)), Some(BlockId(18)));
+    let key = keys(&KeyChain::default(), 0, &[[1, 2]])[0];
+    pool.name(BlockId(18), key);
+    pool.give(BlockId(18));
+    assert_eq!(pool.take_after(BlockId(17)), Some(BlockId(19)));
+    pool.give(BlockId(3));
+    assert_eq!(pool.take_after(BlockId(19)), Some(BlockId(3)));
+    assert_eq!(pool.take_after(BlockId(3)), Some(BlockId(18)), "when nothing else is left");
+    pool.check(a.iter().chain(&b).copied().chain([BlockId(18), BlockId(19)]));
+}
+
+#[test]
 fn equal_contents_have_one_name() {
     let chain = KeyChain::default();
     let key = keys(&chain, 0, &[[1, 2]])[0];

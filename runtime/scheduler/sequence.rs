@@ -174,7 +174,11 @@ impl Sequence {
             self.blocks[at] = own.0;
         }
         while self.blocks.len() < (self.computed + count).div_ceil(BLOCK_TOKENS) {
-            let Some(block) = pool.take() else { return false };
+            let block = match self.blocks.last() {
+                Some(last) => pool.take_after(BlockId(*last)),
+                None => pool.take(),
+            };
+            let Some(block) = block else { return false };
             self.blocks.push(block.0);
         }
         true

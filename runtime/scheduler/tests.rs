@@ -67,11 +67,11 @@ fn slots_and_tables_follow_the_blocks() {
     s.add(arrival(1, vec![1; 18]));
     s.add(arrival(2, vec![2; 4]));
     let batch = s.schedule(Duration::ZERO).batch.clone();
-    assert_eq!(batch.block_tables, [0, 1, 2]);
+    assert_eq!(batch.block_tables, [0, 1, 8]);
     assert_eq!(batch.cu_blocks, [0, 2, 3]);
     assert_eq!(batch.cu_seqlens_q, [0, 18, 20]);
     assert_eq!(batch.context_lens, [18, 2]);
-    assert_eq!(batch.slot_mapping[15..], [15, 16, 17, 32, 33]);
+    assert_eq!(batch.slot_mapping[15..], [15, 16, 17, 128, 129]);
     assert_eq!(batch.positions[15..], [15, 16, 17, 0, 1]);
     assert_eq!(batch.logits_indices, [17]);
 }
@@ -194,8 +194,8 @@ fn forks_share_blocks_and_copy_the_one_that_they_write() {
     s.advance(row, 7);
     let step = s.schedule(Duration::ZERO);
     assert_eq!(step.batch.token_ids, [7, 9, 9], "the fourth finds no place");
-    assert_eq!(step.batch.copies, [(1, 2), (1, 3)], "the last owner of block 1 keeps it");
-    assert_eq!(step.batch.block_tables, [0, 2, 0, 3, 0, 1]);
+    assert_eq!(step.batch.copies, [(1, 8), (1, 9)], "the last owner of block 1 keeps it");
+    assert_eq!(step.batch.block_tables, [0, 8, 0, 9, 0, 1]);
     let rows = step.rows.to_vec();
     rows.into_iter().for_each(|row| s.finish(row));
     s.check();
