@@ -201,6 +201,9 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     /// without: from memory it takes 3 to 8% longer.)
     const APART: bool = S::SUMS < 16 && Self::AT_ONCE > 1;
 
+    /// Vectors of elements in a cache line.
+    const IN_LINE: usize = 64 / (LANES * E::PAIRING * size_of::<E::Bits>());
+
     /// Scores of all blocks. Those at once are far apart: memory is then read in several places, in order in each.
     #[inline(always)]
     unsafe fn scores(&mut self, piece: &Piece<E::Bits>) {
@@ -354,12 +357,16 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
                 let (from, to) = lanes(b, seen.start, seen.end);
                 // The next keys in the order in which they lie, as many bytes as are read here.
                 let ahead = d * (piece.last - piece.first) + (b - piece.first) * D * LANES;
-                let ahead = piece.next[ahead / self.dim % PIECE_BLOCKS].keys.wrapping_add(ahead % self.dim * LANES);
+                let next = piece.next[ahead / self.dim % PIECE_BLOCKS].keys;
+                let mut ahead = next.wrapping_add(ahead % self.dim * LANES);
                 for step in from / E::PAIRING..to.div_ceil(E::PAIRING) {
                     for i in 0..D {
                         let at = (step * self.dim + d + i * LANES) * E::PAIRING;
                         let mut v = E::load::<S>(piece.blocks[b].values.add(at));
-                        S::prefetch(ahead.wrapping_add((step * D + i) * LANES * E::PAIRING).cast());
+                        if i.is_multiple_of(Self::IN_LINE) {
+                            S::prefetch(ahead.cast());
+                        }
+                        ahead = ahead.wrapping_add(LANES * E::PAIRING);
                         if step * E::PAIRING < from {
                             v = E::one_of_pair::<S>(v, true);
                         }
