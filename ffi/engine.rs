@@ -71,6 +71,7 @@ fn isa(config: &aieng_engine_config) -> Result<Option<Isa>> {
         AIENG_ISA_AVX2 => Some(Isa::Avx2),
         AIENG_ISA_AVX512 => Some(Isa::Avx512),
         AIENG_ISA_AVX512_BF16 => Some(Isa::Avx512Bf16),
+        AIENG_ISA_AMX => Some(Isa::Amx),
         other => return Err(invalid(format!("config.isa: {other} is no aieng_isa"))),
     })
 }
@@ -336,6 +337,7 @@ pub unsafe extern "C" fn aieng_engine_describe(
                 Isa::Avx2 => AIENG_ISA_AVX2,
                 Isa::Avx512 => AIENG_ISA_AVX512,
                 Isa::Avx512Bf16 => AIENG_ISA_AVX512_BF16,
+                Isa::Amx => AIENG_ISA_AMX,
             }),
             kv_type: match of.kv_dtype {
                 KvDType::F32 => AIENG_KV_F32,

@@ -70,5 +70,6 @@ fn kernels(isa: Isa) -> &'static CStr {
         Isa::Avx2 => c"cpu-avx2",
         Isa::Avx512 => c"cpu-avx512",
         Isa::Avx512Bf16 => c"cpu-avx512-bf16",
+        Isa::Amx => c"cpu-amx",
     }
 }

@@ -217,7 +217,13 @@ enum {
   /** AVX-512 F, BW, VL, DQ and VNNI. */
   AIENG_ISA_AVX512 = 3,
   /** The same and AVX-512 BF16. */
-  AIENG_ISA_AVX512_BF16 = 4
+  AIENG_ISA_AVX512_BF16 = 4,
+  /**
+   * The same and AMX with products of bytes. Linux lets a process use it that has asked; the library asks once, when it first
+   * looks what the CPU has. From then on Linux wants signal stacks (sigaltstack) of AT_MINSIGSTKSZ (getauxval) at least; where
+   * a thread has a smaller one by then, it refuses, and AMX counts as missing.
+   */
+  AIENG_ISA_AMX = 5
 };
 
 /** Element type of the KV cache. */

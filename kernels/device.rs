@@ -21,6 +21,7 @@ impl Device {
                 Isa::Avx2 => "cpu-avx2",
                 Isa::Avx512 => "cpu-avx512",
                 Isa::Avx512Bf16 => "cpu-avx512-bf16",
+                Isa::Amx => "cpu-amx",
             },
         }
     }

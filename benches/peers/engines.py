@@ -154,20 +154,25 @@ class LlamaCpp(Engine):
     name = "llama.cpp"
     is_peer = True
     requirement = "llama-cpp-python==0.3.36"
+    # Without the last flags gcc 12.2, Debian's, drops the stores to a tile configuration before it is loaded (GCC PR 114098), and
+    # llama.cpp dies of SIGILL at the first prompt where it finds AMX.
+    cmake = "-DGGML_NATIVE=ON '-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse'"
     python = TOOLCHAIN / "peers" / "bin" / "python"
 
     @classmethod
     def setup(cls):
         folder = cls.python.parents[1]
         stamp = folder / "installed"
-        if stamp.exists() and stamp.read_text() == cls.requirement:
+        built = f"{cls.requirement} {cls.cmake}"
+        if stamp.exists() and stamp.read_text() == built:
             return
         print(f"building {cls.requirement} in {folder}: some minutes", file=sys.stderr)
         run(sys.executable, "-m", "venv", "--clear", folder)
-        environment = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON", CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()))
-        install = ["-m", "pip", "install", "--quiet", "--no-binary", "llama-cpp-python", cls.requirement]
+        environment = dict(os.environ, CMAKE_ARGS=cls.cmake, CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()))
+        # Not from pip's cache, which knows neither flags nor machine.
+        install = ["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-binary", "llama-cpp-python", cls.requirement]
         run(cls.python, *install, env=environment)
-        stamp.write_text(cls.requirement)
+        stamp.write_text(built)
 
     def version(self):
         return self.requirement.replace("==", " ")

@@ -227,6 +227,10 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
+    unsafe fn less_zero(a: __m512i, z: u32) -> __m512i {
+        unsafe { _mm512_sub_epi8(a, _mm512_set1_epi8((1u8 << z) as i8)) }
+    }
+    #[inline(always)]
     unsafe fn pack_i8(a: [__m512; 4]) -> __m512i {
         unsafe {
             let first = _mm512_packs_epi32(_mm512_cvtps_epi32(a[0]), _mm512_cvtps_epi32(a[1]));

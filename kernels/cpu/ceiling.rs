@@ -4,6 +4,8 @@
 //! The thread that measures is one of those that compute: it should be bound to its core, and so be a thread of its own (one
 //! that is bound sees one core only, and pools that it makes later bind all their threads there).
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::simd::{Kernel, Simd};
 use super::{Cpu, Isa, SyncMutPtr, SyncPtr};
 use crate::Arena;
@@ -26,7 +28,7 @@ const RUNS: usize = 7;
 /// What a kernel's multiplications are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// Bytes, summed in 32 bits (AVX-512 VNNI), or in 16 (AVX2).
+    /// Bytes, summed in 32 bits (AMX, AVX-512 VNNI), or in 16 (AVX2).
     Int8,
     /// Pairs of bf16, summed in f32 (AVX-512 BF16).
     Bf16,
@@ -189,7 +191,7 @@ fn f32_rate(cpu: &Cpu) -> f64 {
     match isa {
         Isa::Portable => rate(2 * 2 * 16, &|_, rounds| isa.run(Fma::<2> { rounds })),
         Isa::Avx2 => rate(2 * 6 * 16, &|_, rounds| isa.run(Fma::<6> { rounds })),
-        Isa::Avx512 | Isa::Avx512Bf16 => rate(2 * 12 * 16, &|_, rounds| isa.run(Fma::<12> { rounds })),
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => rate(2 * 12 * 16, &|_, rounds| isa.run(Fma::<12> { rounds })),
     }
 }
 
@@ -227,6 +229,8 @@ fn int8_rate(cpu: &Cpu) -> Option<f64> {
             // SAFETY: as above.
             Some(x86::OPERATIONS_DPBUSD * best_rate(cpu, &|_, rounds| unsafe { x86::dpbusd(rounds) }))
         }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => Some(Products::OPERATIONS * best_rate(cpu, &|_, rounds| amx::run(Products { rounds }))),
         #[cfg(not(target_arch = "x86_64"))]
         _ => None,
     }
@@ -234,11 +238,39 @@ fn int8_rate(cpu: &Cpu) -> Option<f64> {
 
 fn bf16_rate(cpu: &Cpu) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
-    if cpu.isa() == Isa::Avx512Bf16 {
+    if cpu.isa() >= Isa::Avx512Bf16 {
         // SAFETY: the device was made for an instruction set that this machine has.
         return Some(x86::OPERATIONS_DPBF16 * best_rate(cpu, &|_, rounds| unsafe { x86::dpbf16(rounds) }));
     }
     None
+}
+
+/// Products of whole tiles, of which each has the time that one takes: 64 bytes deep, as deep as they go.
+#[cfg(target_arch = "x86_64")]
+struct Products {
+    rounds: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Products {
+    /// Of a round.
+    const OPERATIONS: f64 = (2 * 2 * 16 * 16 * 64) as f64;
+}
+
+#[cfg(target_arch = "x86_64")]
+impl amx::TileKernel for Products {
+    const DEPTH: usize = 64;
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        for _ in 0..self.rounds {
+            // SAFETY: amx::run vouches for the instruction set; tiles that nothing was loaded to are zero.
+            unsafe {
+                amx::product::<{ amx::SUMS[0] }, { amx::LEFT[0] }, { amx::RIGHT[0] }>(true);
+                amx::product::<{ amx::SUMS[1] }, { amx::LEFT[1] }, { amx::RIGHT[1] }>(true);
+            }
+        }
+    }
 }
 
 /// Loops of one instruction over sums that do not wait for each other.

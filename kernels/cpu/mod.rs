@@ -4,6 +4,8 @@
 //! instruction set, or once for both AVX-512 ones if it needs no bf16, and calls the right one.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -28,19 +30,22 @@ pub enum Isa {
     Avx512,
     /// The same and AVX-512 BF16.
     Avx512Bf16,
+    /// The same and AMX with products of bytes.
+    Amx,
 }
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
-    /// The name that commands and reports use: "portable", "avx2", "avx512", "avx512-bf16".
+    /// The name that commands and reports use: "portable", "avx2", "avx512", "avx512-bf16", "amx".
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512-bf16",
+            Isa::Amx => "amx",
         }
     }
 
@@ -54,6 +59,8 @@ impl Isa {
             Isa::Avx512 => avx512::is_available(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => avx512::has_bf16(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -77,10 +84,10 @@ impl Isa {
             Isa::Avx512 => unsafe { avx512::enter(kernel) },
             // SAFETY: as above; BF16 is beside all that AVX-512 is here.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 if !K::BF16 => unsafe { avx512::enter(kernel) },
+            Isa::Avx512Bf16 | Isa::Amx if !K::BF16 => unsafe { avx512::enter(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => unsafe { avx512::enter_bf16(kernel) },
+            Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512::enter_bf16(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("not available"),
         }

@@ -140,6 +140,16 @@ pub unsafe trait Simd: Copy + 'static {
     /// f32 holding whole numbers from -128 to 127, to signed bytes.
     unsafe fn store_i8(p: *mut i8, a: Self::F);
     unsafe fn add_words(a: Self::W, b: Self::W) -> Self::W;
+    /// Unsigned bytes below `2^(z + 1)` less `2^z`: signed bytes.
+    #[inline(always)]
+    unsafe fn less_zero(a: Self::W, z: u32) -> Self::W {
+        // What is added to a byte does not make it overflow, and 128 goes with its highest bit.
+        // SAFETY: the caller's.
+        unsafe {
+            let sum = Self::add_words(a, Self::splat_word((128 - (1 << z)) * 0x0101_0101));
+            Self::xor(sum, Self::splat_word(0x8080_8080))
+        }
+    }
     /// f32 that round to whole numbers from -128 to 127, ties to even: as 64 signed bytes.
     unsafe fn pack_i8(a: [Self::F; 4]) -> Self::W;
     /// Exact sums of the first 16 signed bytes, of the next 16, and so on.

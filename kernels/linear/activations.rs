@@ -1,6 +1,6 @@
 //! Activations, quantised and packed for the matrix kernels.
 //!
-//! Rows are packed in groups of 8, 4, 2 or 1 ([`in_row_groups`]), whose rows a kernel works on at once. A group has one
+//! Rows are packed in groups of 16, 8, 4, 2 or 1 ([`in_row_groups`]), whose rows a kernel works on at once. A group has one
 //! record for each 64 columns, in which everything that the kernel broadcasts lies in the order in which it needs it, so a
 //! kernel walks through a group from one end to the other.
 //!
@@ -11,15 +11,15 @@
 
 use super::{OutOfMemory, Precision};
 use crate::Tensor;
-use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
+use crate::cpu::{Cpu, Isa, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
 use std::ops::Range;
 
 /// Activations that share a scale.
 pub(super) const BLOCK: usize = 64;
 /// What rows are a multiple of.
 const HALF: usize = BLOCK / 2;
-/// Rows that are packed by one thread: the largest group.
-pub(super) const GROUP: usize = 8;
+/// Rows that are packed by one thread: whole groups.
+const UNIT: usize = 8;
 /// The greatest code: both its parts are 127.
 const MAX_CODE: f32 = 127.0 * 257.0;
 /// Codes of 8 bits in a block that stands out go up to this share of the magnitude from which blocks do. At 1.0 such blocks cost
@@ -48,13 +48,20 @@ pub(super) mod record {
     pub const BYTES: usize = 164;
 }
 
-/// Evaluates `$body` for each group of R rows that covers `$rows`, `$row` being its first; R is 8, 4, 2 or 1. (A macro,
-/// because a closure round vector code is not inlined.)
+/// Evaluates `$body` for each group of R rows that covers `$rows`, `$row` being its first; R is 16, 8, 4, 2 or 1, and at most
+/// `$most`. (A macro, because a closure round vector code is not inlined.)
 macro_rules! in_row_groups {
-    ($S:ident, $rows:expr, |$row:ident, $R:ident| $body:expr) => {{
+    ($most:expr, $rows:expr, |$row:ident, $R:ident| $body:expr) => {{
         let rows = $rows;
         let mut $row = rows.start;
-        if $S::ROWS >= 8 {
+        if $most >= 16 {
+            while $row + 16 <= rows.end {
+                const $R: usize = 16;
+                $body;
+                $row += 16;
+            }
+        }
+        if $most >= 8 {
             while $row + 8 <= rows.end {
                 const $R: usize = 8;
                 $body;
@@ -80,10 +87,15 @@ macro_rules! in_row_groups {
 }
 pub(super) use in_row_groups;
 
+/// A line of the caches: with groups of 16 each row's codes are one.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read and written through pointers")] [u8; 64]);
+
 /// The packed activations of one call; kept between calls, so that the steady state allocates nothing.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    records: Vec<u32>,
+    records: Vec<Line>,
     /// For each block of a group, at the place of the group's first row, a bit for each word in which a row has high parts.
     high: Vec<u16>,
     blocks: usize,
@@ -95,7 +107,7 @@ impl Scratch {
         let mut scratch = Scratch::default();
         let blocks = rows.saturating_mul(cols.div_ceil(BLOCK));
         let bytes = blocks.saturating_mul(record::BYTES);
-        let records = scratch.records.try_reserve_exact(bytes / size_of::<u32>());
+        let records = scratch.records.try_reserve_exact(bytes.div_ceil(size_of::<Line>()));
         records.and_then(|()| scratch.high.try_reserve_exact(blocks)).map_err(|_| OutOfMemory { bytes })?;
         scratch.fit(rows, cols.div_ceil(BLOCK));
         Ok(scratch)
@@ -103,16 +115,17 @@ impl Scratch {
 
     fn fit(&mut self, rows: usize, blocks: usize) {
         self.blocks = blocks;
-        let words = rows * blocks * record::BYTES / size_of::<u32>();
-        if self.records.len() < words {
-            self.records.resize(words, 0);
+        let lines = (rows * blocks * record::BYTES).div_ceil(size_of::<Line>());
+        if self.records.len() < lines {
+            self.records.resize(lines, Line([0; 64]));
             self.high.resize(rows * blocks, 0);
         }
     }
 
     /// Records of the group whose first row is `row`.
     pub(super) fn records(&self, row: usize) -> *const u8 {
-        self.records[row * self.blocks * record::BYTES / size_of::<u32>()..].as_ptr().cast()
+        let offset = row * self.blocks * record::BYTES;
+        self.records[offset / size_of::<Line>()..].as_ptr().cast::<u8>().wrapping_add(offset % size_of::<Line>())
     }
 
     /// For each block of that group, which words have high parts.
@@ -124,6 +137,8 @@ impl Scratch {
     pub(super) fn pack(&mut self, cpu: &Cpu, x: Tensor, precision: Precision) {
         let blocks = x.cols().div_ceil(BLOCK);
         self.fit(x.rows(), blocks);
+        let group = (cpu.isa() == Isa::Amx).then_some(16);
+        let unit = group.unwrap_or(UNIT);
         let pack = Pack {
             x: SyncPtr(x.ptr()),
             stride: x.stride(),
@@ -132,11 +147,12 @@ impl Scratch {
             threshold: precision.threshold(),
             records: SyncMutPtr(self.records.as_mut_ptr().cast()),
             high: SyncMutPtr(self.high.as_mut_ptr()),
+            group,
             rows: 0..0,
         };
         let rows = x.rows();
-        cpu.parallel(rows.div_ceil(GROUP), 1, |units| Pack {
-            rows: units.start * GROUP..rows.min(units.end * GROUP),
+        cpu.parallel(rows.div_ceil(unit), 1, |units| Pack {
+            rows: units.start * unit..rows.min(units.end * unit),
             ..pack.clone()
         });
     }
@@ -151,6 +167,8 @@ struct Pack {
     threshold: f32,
     records: SyncMutPtr<u8>,
     high: SyncMutPtr<u16>,
+    /// Rows of the largest group: 16 for AMX, [`Simd::ROWS`] for all else.
+    group: Option<usize>,
     rows: Range<usize>,
 }
 
@@ -159,7 +177,7 @@ impl Kernel for Pack {
     fn run<S: Simd>(self) {
         // SAFETY: Isa::run vouches for the instruction set; the scratch has room for all rows, each group is one
         // thread's, and x has `blocks` blocks a row.
-        in_row_groups!(S, self.rows.clone(), |row, R| unsafe { self.group::<S, R>(row) });
+        in_row_groups!(self.group.unwrap_or(S::ROWS), self.rows.clone(), |row, R| unsafe { self.group::<S, R>(row) });
     }
 }
 

@@ -5,13 +5,17 @@
 //! tile, each line of an output went to another page, and those of wide outputs to the same few sets of the caches.
 
 use super::activations::Scratch;
+#[cfg(target_arch = "x86_64")]
+use super::amx::AmxTiles;
 use super::float::{Bf16, F16, F32, FloatTiles};
-use super::format::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use super::format::{Format, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use super::quantised::QuantTiles;
 use super::weight::{Layout, Part};
 use super::{Activation, Weight};
 use crate::act_mul::{Act, GeluTanh, Silu};
-use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::amx::{self, TILE_ROWS};
+use crate::cpu::{Cpu, Isa, Kernel, LANES, Simd, SyncMutPtr};
 use crate::quant::DType;
 use crate::{Tensor, TensorMut};
 use std::marker::PhantomData;
@@ -153,14 +157,27 @@ impl PartJob<'_> {
             DType::F32 => isa.run(FloatTiles::<F32>(self, PhantomData)),
             DType::F16 => isa.run(FloatTiles::<F16>(self, PhantomData)),
             DType::BF16 => isa.run(FloatTiles::<Bf16>(self, PhantomData)),
-            DType::Q8_0 => isa.run(QuantTiles::<Q8_0>(self, PhantomData)),
-            DType::Q4_0 => isa.run(QuantTiles::<Q4_0>(self, PhantomData)),
-            DType::Q4_1 => isa.run(QuantTiles::<Q4_1>(self, PhantomData)),
-            DType::Q5_0 => isa.run(QuantTiles::<Q5_0>(self, PhantomData)),
-            DType::Q5_1 => isa.run(QuantTiles::<Q5_1>(self, PhantomData)),
-            DType::Q4_K => isa.run(QuantTiles::<Q4_K>(self, PhantomData)),
-            DType::Q5_K => isa.run(QuantTiles::<Q5_K>(self, PhantomData)),
-            DType::Q6_K => isa.run(QuantTiles::<Q6_K>(self, PhantomData)),
+            DType::Q8_0 => self.quantised::<Q8_0>(isa),
+            DType::Q4_0 => self.quantised::<Q4_0>(isa),
+            DType::Q4_1 => self.quantised::<Q4_1>(isa),
+            DType::Q5_0 => self.quantised::<Q5_0>(isa),
+            DType::Q5_1 => self.quantised::<Q5_1>(isa),
+            DType::Q4_K => self.quantised::<Q4_K>(isa),
+            DType::Q5_K => self.quantised::<Q5_K>(isa),
+            DType::Q6_K => self.quantised::<Q6_K>(isa),
+        }
+    }
+
+    fn quantised<F: Format>(self, isa: Isa) {
+        let mut rows = self.job.rows.clone();
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Amx && rows.len() >= TILE_ROWS {
+            let rest = rows.end - rows.len() % TILE_ROWS;
+            amx::run(AmxTiles::<F>(&self, rows.start..rest, PhantomData));
+            rows.start = rest;
+        }
+        if !rows.is_empty() {
+            isa.run(QuantTiles::<F>(&self, rows, PhantomData));
         }
     }
 

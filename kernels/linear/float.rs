@@ -1,6 +1,6 @@
 //! Float weights times f32 activations.
 
-use super::activations::{GROUP, in_row_groups};
+use super::activations::in_row_groups;
 use super::cpu::PartJob;
 use crate::cpu::{Kernel, LANES, Simd};
 use std::marker::PhantomData;
@@ -33,6 +33,9 @@ float!(F32, 4, load);
 float!(F16, 2, load_f16);
 float!(Bf16, 2, load_bf16);
 
+/// What rows are cut into multiples of: the largest group.
+const GROUP: usize = 8;
+
 /// A part in format F.
 pub struct FloatTiles<'a, F>(pub PartJob<'a>, pub PhantomData<F>);
 
@@ -46,7 +49,7 @@ impl<F: Float> Kernel for FloatTiles<'_, F> {
             for tile in job.tiles.clone() {
                 let weights = self.0.tile(tile);
                 // SAFETY: Isa::run vouches for the instruction set; rows and tile are the job's.
-                in_row_groups!(S, rows.clone(), |row, R| unsafe {
+                in_row_groups!(S::ROWS, rows.clone(), |row, R| unsafe {
                     let sums = self.rows::<S, R>(weights, row);
                     for r in 0..R {
                         S::store(self.0.sums(tile, row + r), sums[r]);

@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 ///
 /// # Safety
 /// Nothing is read but the `LANES * BLOCK_BYTES` bytes from `tile`; codes are below `2^BITS`.
-pub unsafe trait Format: 'static {
+pub unsafe trait Format: Copy + 'static {
     /// Elements of a block.
     const BLOCK: usize;
     /// Bytes of a row's block.
@@ -67,6 +67,7 @@ pub struct Factors<S: Simd> {
 }
 
 /// A sub-block of format F in a tile. Its words are decoded where they are asked for, so that they take no registers before.
+#[derive(Clone, Copy)]
 pub struct SubBlock<F> {
     /// The tile's block.
     tile: *const u8,
@@ -74,15 +75,6 @@ pub struct SubBlock<F> {
     s: usize,
     format: PhantomData<F>,
 }
-
-impl<F> Clone for SubBlock<F> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<F> Copy for SubBlock<F> {}
 
 impl<F: Format> SubBlock<F> {
     /// Sub-block `s` of the block at `tile`.
@@ -216,6 +208,7 @@ macro_rules! format {
         $(, scale: |$scale_d:ident| $scale:expr)? $(, min: |$min_m:ident| $min:expr)?
     ) => {
         #[allow(non_camel_case_types, reason = "the names that everybody uses")]
+        #[derive(Clone, Copy)]
         pub struct $name;
         // SAFETY: offsets are those of the format's fields.
         #[allow(unused_variables, reason = "many blocks are one sub-block")]
@@ -308,6 +301,7 @@ format!(Q6_K, 256, 210, 16, 6, Some(5), |S, tile, s, g|
 );
 
 /// Sub-blocks of F decoded beforehand, one after the other: codes, scales, minima. For many rows of activations.
+#[derive(Clone, Copy)]
 pub struct Decoded<F>(PhantomData<F>);
 
 // SAFETY: reads what `write` has written; the codes are F's.
@@ -336,12 +330,12 @@ unsafe impl<F: Format> Format for Decoded<F> {
 }
 
 impl<F: Format> Decoded<F> {
-    /// Decodes `blocks` of F's blocks at `tile` to `out`.
+    /// Decodes `blocks` of F's blocks at `tile` to `out`; SIGNED: codes that have a zero less that zero, as signed bytes.
     ///
     /// # Safety
     /// Needs the instruction set, the blocks, and room for `blocks * F::BLOCK / F::SUB` sub-blocks at `out`.
     #[inline(always)]
-    pub unsafe fn write<S: Simd>(tile: *const u8, blocks: usize, mut out: *mut u8) {
+    pub unsafe fn write<S: Simd, const SIGNED: bool>(tile: *const u8, blocks: usize, mut out: *mut u8) {
         for block in 0..blocks {
             let tile = tile.wrapping_add(block * LANES * F::BLOCK_BYTES);
             // SAFETY: the caller's.
@@ -351,7 +345,11 @@ impl<F: Format> Decoded<F> {
                 unsafe {
                     let sub = SubBlock::<F>::new(tile, s);
                     for g in 0..F::SUB / 4 {
-                        S::store_words(out.add(LANES * 4 * g), Codes::<S>::word(&sub, g));
+                        let mut word = Codes::<S>::word(&sub, g);
+                        if let (true, Some(z)) = (SIGNED, F::ZERO) {
+                            word = S::less_zero(word, z);
+                        }
+                        S::store_words(out.add(LANES * 4 * g), word);
                     }
                     S::store(out.add(LANES * F::SUB).cast(), sub.scale::<S>(factors));
                     if F::ZERO.is_none() {

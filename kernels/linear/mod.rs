@@ -6,6 +6,8 @@
 //! the batch.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;

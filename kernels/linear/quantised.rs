@@ -4,7 +4,7 @@
 //! For few rows a tile is decoded on its way through the registers. For many a chunk of its columns is decoded to memory
 //! that the first-level cache holds, and meets the same columns of a band of rows, which the second-level cache holds.
 
-use super::activations::{BLOCK, in_row_groups, record};
+use super::activations::{BLOCK, Scratch, in_row_groups, record};
 use super::cpu::PartJob;
 use super::format::{Decoded, Factors, Format, SubBlock};
 use crate::cpu::{Kernel, LANES, Simd};
@@ -13,24 +13,23 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Columns of a chunk: 15 KiB of a decoded tile, and 246 KiB of a band's activations.
-const CHUNK: usize = 768;
+pub(super) const CHUNK: usize = 768;
 /// Bytes between what is worked on and what is asked for from memory. Tiles of a thread's share follow each other.
 const AHEAD: usize = 16 * 1024;
 /// Records between the one that is worked on and the one that is asked for from the second-level cache.
 const RECORDS_AHEAD: usize = 3;
 
-/// A part in format F.
-pub struct QuantTiles<'a, F>(pub PartJob<'a>, pub PhantomData<F>);
+/// A part in format F, for some of the job's rows.
+pub struct QuantTiles<'a, F>(pub &'a PartJob<'a>, pub Range<usize>, pub PhantomData<F>);
 
 impl<F: Format> Kernel for QuantTiles<'_, F> {
     const BF16: bool = false;
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let job = self.0.job;
-        let rows = job.rows.clone();
+        let (job, rows) = (self.0.job, self.1.clone());
         // What is left of whole groups goes the way of few rows.
-        let whole = if job.x.rows() < F::MANY * S::ROWS { 0 } else { rows.len() / S::ROWS * S::ROWS };
+        let whole = if rows.len() < F::MANY * S::ROWS { 0 } else { rows.len() / S::ROWS * S::ROWS };
         let (many, few) = (rows.start..rows.start + whole, rows.start + whole..rows.end);
         // SAFETY: Isa::run vouches for the instruction set; rows and tiles are the job's.
         unsafe {
@@ -81,7 +80,7 @@ impl<F: Format> QuantTiles<'_, F> {
     /// As [`QuantTiles::one`].
     #[inline(always)]
     unsafe fn few<S: Simd>(&self, tile: usize, rows: Range<usize>) {
-        in_row_groups!(S, rows, |row, R| {
+        in_row_groups!(S::ROWS, rows, |row, R| {
             // SAFETY: the caller's.
             unsafe { self.group::<S, R, 1>([tile], row) };
         });
@@ -97,7 +96,7 @@ impl<F: Format> QuantTiles<'_, F> {
         // SAFETY: the caller's.
         unsafe {
             let weights = tiles.map(|tile| self.0.tile(tile));
-            let x = Rows::<R> { records: job.scratch.records(row), first: 0, high: job.scratch.high(row) };
+            let x = Rows::<R>::new(job.scratch, row, 0, 0);
             let zeros = [[S::splat(0.0); R]; T];
             let sums = product::<S, F, R, R, T>(weights, job.x.cols(), x, &mut Ahead::default(), zeros);
             for (tile, sums) in tiles.into_iter().zip(sums) {
@@ -148,30 +147,22 @@ impl<F: Format> QuantTiles<'_, F> {
         let mut decoded = [const { MaybeUninit::<[u8; CHUNK * LANES * 20 / 16]>::uninit() }; T];
         let mut weights = [std::ptr::null(); T];
         let tile_bytes = LANES * self.0.part.dtype.row_bytes(job.x.cols());
-        let of_chunk = |tile| self.0.tile(tile).wrapping_add(chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
+        let of_chunk =
+            |t: usize| self.0.tile(tile).wrapping_add(t * tile_bytes + chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
         let blocks = rows.len() / R * chunk.len().div_ceil(BLOCK);
-        let mut ahead = Ahead {
-            line: of_chunk(tile).wrapping_add(T * tile_bytes).addr(),
-            tiles: T,
-            tile_bytes,
-            step: ((chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES / 64) << 16).div_ceil(blocks) as u32,
-            due: 0,
-        };
+        let bytes = chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES;
+        let mut ahead = Ahead::new(of_chunk(T), T, tile_bytes, bytes, blocks);
         // SAFETY: the chunk lies in the tiles, and the buffers hold it; the records are in the scratch; sums of earlier chunks
         // have been gathered.
         unsafe {
             for t in 0..T {
                 let out = decoded[t].as_mut_ptr().cast();
-                Decoded::<F>::write::<S>(of_chunk(tile + t), chunk.len() / F::BLOCK, out);
+                Decoded::<F>::write::<S, false>(of_chunk(t), chunk.len() / F::BLOCK, out);
                 weights[t] = decoded[t].as_ptr().cast();
             }
             for row in rows.step_by(R) {
                 let (group, first) = (row / G * G, row % G);
-                let x = Rows::<G> {
-                    records: job.scratch.records(group).add(chunk.start / BLOCK * record::BYTES * G),
-                    first,
-                    high: job.scratch.high(group).add(chunk.start / BLOCK),
-                };
+                let x = Rows::<G>::new(job.scratch, group, first, chunk.start / BLOCK);
                 let mut sums = [[S::splat(0.0); R]; T];
                 if chunk.start > 0 {
                     for t in 0..T {
@@ -193,23 +184,36 @@ impl<F: Format> QuantTiles<'_, F> {
 
 /// Rows from `first` on of a group of G: their records, block after block.
 #[derive(Clone, Copy)]
-struct Rows<const G: usize> {
+pub(super) struct Rows<const G: usize> {
     records: *const u8,
     first: usize,
     /// Which words have high parts, of each block.
-    high: *const u16,
+    pub high: *const u16,
 }
 
 impl<const G: usize> Rows<G> {
+    /// The rows from `first` on of the group that begins with row `group`, from this block on.
+    ///
+    /// # Safety
+    /// Needs the group and the block.
+    #[inline(always)]
+    pub unsafe fn new(scratch: &Scratch, group: usize, first: usize, block: usize) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let records = scratch.records(group).add(block * record::BYTES * G);
+            Rows { records, first, high: scratch.high(group).add(block) }
+        }
+    }
+
     /// Block `b` of the records.
     #[inline(always)]
-    fn block(self, b: usize) -> *const u8 {
+    pub fn block(self, b: usize) -> *const u8 {
         self.records.wrapping_add(b * record::BYTES * G)
     }
 
     /// The codes of the first row, low or high ones, in the record at `x`; those of the next are [`BLOCK`] further.
     #[inline(always)]
-    fn codes(self, x: *const u8, part: usize) -> *const i8 {
+    pub fn codes(self, x: *const u8, part: usize) -> *const i8 {
         x.wrapping_add(part * G + BLOCK * self.first).cast()
     }
 
@@ -218,7 +222,7 @@ impl<const G: usize> Rows<G> {
     /// # Safety
     /// Needs the record.
     #[inline(always)]
-    unsafe fn value<V>(self, x: *const u8, part: usize, i: usize, r: usize) -> V {
+    pub unsafe fn value<V>(self, x: *const u8, part: usize, i: usize, r: usize) -> V {
         // SAFETY: the caller's; parts and their values are multiples of four bytes.
         unsafe { x.add(part * G).cast::<V>().add(i * G + self.first + r).read() }
     }
@@ -227,7 +231,7 @@ impl<const G: usize> Rows<G> {
 /// The bytes that will be decoded next, which are asked for from memory while others are multiplied: evenly, a few for each block,
 /// since of many at once the last ones come too late.
 #[derive(Default)]
-struct Ahead {
+pub(super) struct Ahead {
     /// The next line, of the first of so many tiles.
     line: usize,
     tiles: usize,
@@ -238,10 +242,19 @@ struct Ahead {
 }
 
 impl Ahead {
+    /// Of each of so many tiles the `bytes` at its place, the first one's being `first`: while so many blocks are multiplied.
+    #[inline(always)]
+    pub fn new(first: *const u8, tiles: usize, tile_bytes: usize, bytes: usize, blocks: usize) -> Ahead {
+        let step = ((bytes / 64) << 16).div_ceil(blocks) as u32;
+        Ahead { line: first.addr(), tiles, tile_bytes, step, due: 0 }
+    }
+
+    /// A block has its turn.
+    ///
     /// # Safety
     /// Needs the instruction set.
     #[inline(always)]
-    unsafe fn block<S: Simd>(&mut self) {
+    pub unsafe fn block<S: Simd>(&mut self) {
         self.due += self.step;
         while self.due >= 1 << 16 {
             for t in 0..self.tiles {
@@ -267,6 +280,7 @@ macro_rules! in_eights {
         })*
     };
 }
+pub(super) use in_eights;
 
 /// Adds to `sums` the products of `cols` columns of T tiles with R rows of packed activations.
 ///

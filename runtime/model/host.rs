@@ -98,7 +98,7 @@ pub(super) fn kv_shapes(spec: &ModelSpec) -> Vec<KvShape> {
 fn default_kv_dtype(device: &Device) -> KvDType {
     match device {
         Device::Reference => KvDType::F32,
-        Device::Cpu(cpu) if cpu.isa() == Isa::Avx512Bf16 => KvDType::BF16,
+        Device::Cpu(cpu) if cpu.isa() >= Isa::Avx512Bf16 => KvDType::BF16,
         Device::Cpu(_) => KvDType::F16,
     }
 }

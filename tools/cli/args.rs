@@ -43,6 +43,7 @@ pub enum IsaName {
     Avx2,
     Avx512,
     Avx512Bf16,
+    Amx,
 }
 
 impl IsaName {
@@ -52,6 +53,7 @@ impl IsaName {
             IsaName::Avx2 => Isa::Avx2,
             IsaName::Avx512 => Isa::Avx512,
             IsaName::Avx512Bf16 => Isa::Avx512Bf16,
+            IsaName::Amx => Isa::Amx,
         }
     }
 }
