@@ -4,8 +4,12 @@
 //! own: threads share a long context evenly, and each reads the cache in order. The pieces' results are merged in the order
 //! of positions, as they are where one item visits them all: so who computes what changes no bit.
 
-use super::state::{Block, PIECE_BLOCKS, Piece, State, merge, record_len};
+#[cfg(target_arch = "x86_64")]
+use super::amx::{self, ByTiles};
+use super::state::{Block, ByVectors, PIECE_BLOCKS, Piece, Products, State, merge, record_len};
 use super::{AttentionParams, PIECE, Partials, Sequence, Sequences};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::amx::{TileKernel, V};
 use crate::cpu::{Cpu, Isa, Kernel, LANES, Simd, SyncMutPtr};
 use crate::kv_write::{KvBf16, KvElement, KvF16, KvF32, KvQ8};
 use crate::{BLOCK_TOKENS, KvCache, KvDType, Tensor, TensorMut};
@@ -21,6 +25,7 @@ const FEW_ROWS: usize = 8;
 fn tile_rows(isa: Isa, dtype: KvDType) -> usize {
     match isa {
         Isa::Portable | Isa::Avx2 if dtype != KvDType::BF16 => 6,
+        Isa::Amx if dtype == KvDType::BF16 => 16,
         _ => 8,
     }
 }
@@ -51,6 +56,8 @@ pub fn attention(
     match cache.dtype() {
         KvDType::F32 => tiles.items::<KvF32>(cpu, items),
         KvDType::F16 => tiles.items::<KvF16>(cpu, items),
+        #[cfg(target_arch = "x86_64")]
+        KvDType::BF16 if cpu.isa() == Isa::Amx => tiles.items_by_tiles(cpu, items),
         KvDType::BF16 => tiles.items::<KvBf16>(cpu, items),
         KvDType::Q8 => tiles.items::<KvQ8>(cpu, items),
     }
@@ -91,15 +98,63 @@ struct Typed<'a, E>(Tiles<'a>, PhantomData<fn() -> E>);
 impl<E: KvElement> Kernel for Typed<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let (tiles, mut first, mut used) = (self.0, 0, 0);
-        for s in 0..tiles.sequences.context_lens.len() {
-            let shared = tiles.share(s, &mut used);
-            let last = first + shared.items;
-            for item in tiles.items.start.max(first)..tiles.items.end.min(last) {
-                // SAFETY: Isa::run vouches for the instruction set, who made this for the element type.
-                unsafe { tiles.rows::<S, E>(&shared, item - first) };
+        // SAFETY: Isa::run vouches for the instruction set, who made this for the element type.
+        unsafe { self.0.walk::<S, E, _>(&mut ByVectors) }
+    }
+}
+
+/// Tiles of a cache in bf16, by AMX.
+#[cfg(target_arch = "x86_64")]
+struct Tiled<'a>(Tiles<'a>);
+
+#[cfg(target_arch = "x86_64")]
+impl TileKernel for Tiled<'_> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        // SAFETY: amx::run vouches for the instruction set, who made this for the element type.
+        unsafe { self.0.walk::<V, KvBf16, _>(&mut ByTiles::new()) }
+    }
+}
+
+/// [`Products`] for states of as many rows as it has kernels for.
+trait Kind<S: Simd, E: KvElement> {
+    /// Computes rows from `first` on, of which `left` are left; returns how many it has computed.
+    ///
+    /// # Safety
+    /// As [`Tiles::rows`].
+    unsafe fn tile(&mut self, tiles: &Tiles, of: &Of, first: usize, left: usize) -> usize;
+}
+
+impl<S: Simd, E: KvElement> Kind<S, E> for ByVectors {
+    #[inline(always)]
+    unsafe fn tile(&mut self, tiles: &Tiles, of: &Of, first: usize, left: usize) -> usize {
+        // SAFETY: the caller's.
+        unsafe {
+            // From five on, rows that are not there cost less than further passes over the cache, or further kernels.
+            match left {
+                1 => tiles.tile::<S, E, _, 1>(self, of, first, left),
+                // A kernel for two would be another minute of compiling.
+                2 | 3 => tiles.tile::<S, E, _, 3>(self, of, first, left),
+                4 => tiles.tile::<S, E, _, 4>(self, of, first, left),
+                _ if S::ROWS >= 8 => tiles.tile::<S, E, _, 8>(self, of, first, left),
+                _ if E::PAIRING > 1 => tiles.tile::<S, E, _, 4>(self, of, first, left),
+                _ => tiles.tile::<S, E, _, 6>(self, of, first, left),
             }
-            first = last;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Kind<V, KvBf16> for ByTiles {
+    #[inline(always)]
+    unsafe fn tile(&mut self, tiles: &Tiles, of: &Of, first: usize, left: usize) -> usize {
+        // SAFETY: the caller's.
+        unsafe {
+            match left {
+                1..=4 => tiles.tile::<V, KvBf16, _, 4>(self, of, first, left),
+                5..=8 => tiles.tile::<V, KvBf16, _, 8>(self, of, first, left),
+                _ => tiles.tile::<V, KvBf16, _, { amx::ROWS }>(self, of, first, left),
+            }
         }
     }
 }
@@ -159,10 +214,37 @@ impl<'a> Tiles<'a> {
         cpu.parallel(items, grain, |items| Typed::<E>(Tiles { items, ..self.clone() }, PhantomData));
     }
 
+    /// The same, of a cache in bf16, by AMX.
+    #[cfg(target_arch = "x86_64")]
+    fn items_by_tiles(&self, cpu: &Cpu, items: usize) {
+        let grain = self.sequences.context_lens.len().div_ceil(8);
+        cpu.pool().parallel_for(items, grain, &|items| {
+            crate::cpu::amx::run(&ByTiles::SHAPES, Tiled(Tiles { items, ..self.clone() }))
+        });
+    }
+
+    /// Computes the items.
+    ///
+    /// # Safety
+    /// As [`Tiles::rows`].
+    #[inline(always)]
+    unsafe fn walk<S: Simd, E: KvElement, K: Kind<S, E>>(&self, kind: &mut K) {
+        let (mut first, mut used) = (0, 0);
+        for s in 0..self.sequences.context_lens.len() {
+            let shared = self.share(s, &mut used);
+            let last = first + shared.items;
+            for item in self.items.start.max(first)..self.items.end.min(last) {
+                // SAFETY: the caller's.
+                unsafe { self.rows::<S, E, K>(kind, &shared, item - first) };
+            }
+            first = last;
+        }
+    }
+
     /// # Safety
     /// Needs the instruction set; E is the cache's element type.
     #[inline(always)]
-    unsafe fn rows<S: Simd, E: KvElement>(&self, shared: &Shared, item: usize) {
+    unsafe fn rows<S: Simd, E: KvElement, K: Kind<S, E>>(&self, kind: &mut K, shared: &Shared, item: usize) {
         let rows = shared.sequence.q_len * self.group();
         let (kv_head, rows, piece) = match &shared.pieces {
             Some((pieces, offset)) => {
@@ -178,20 +260,8 @@ impl<'a> Tiles<'a> {
         let of = Of { sequence: &shared.sequence, kv_head, piece };
         let mut start = rows.start;
         while start < rows.end {
-            let left = rows.end - start;
             // SAFETY: the caller's.
-            start += unsafe {
-                // From five on, rows that are not there cost less than further passes over the cache, or further kernels.
-                match left {
-                    1 => self.tile::<S, E, 1>(&of, start, left),
-                    // A kernel for two would be another minute of compiling.
-                    2 | 3 => self.tile::<S, E, 3>(&of, start, left),
-                    4 => self.tile::<S, E, 4>(&of, start, left),
-                    _ if S::ROWS >= 8 => self.tile::<S, E, 8>(&of, start, left),
-                    _ if E::PAIRING > 1 => self.tile::<S, E, 4>(&of, start, left),
-                    _ => self.tile::<S, E, 6>(&of, start, left),
-                }
-            };
+            start += unsafe { kind.tile(self, &of, start, rows.end - start) };
         }
     }
 
@@ -200,7 +270,13 @@ impl<'a> Tiles<'a> {
     /// # Safety
     /// As [`Tiles::rows`].
     #[inline(always)]
-    unsafe fn tile<S: Simd, E: KvElement, const R: usize>(&self, of: &Of, first: usize, left: usize) -> usize {
+    unsafe fn tile<S: Simd, E: KvElement, P: Products<S, E, R>, const R: usize>(
+        &self,
+        products: &mut P,
+        of: &Of,
+        first: usize,
+        left: usize,
+    ) -> usize {
         let (shape, group, sequence) = (self.cache.shape(self.layer), self.group(), of.sequence);
         let (dim, count) = (shape.head_dim, left.min(R));
         let token_and_head = |row: usize| (row / group, of.kv_head * group + row % group);
@@ -210,6 +286,7 @@ impl<'a> Tiles<'a> {
         // SAFETY: the instruction set is the caller's; blocks were checked against the cache, rows against q and out, and
         // `share` has found room for the results of the sequence's pieces.
         unsafe {
+            products.begin();
             for r in 0..R {
                 let visible = sequence.visible(row_of(r).0, self.params.window);
                 state.set_row(r, query(row_of(r)), self.params.scale, visible);
@@ -229,7 +306,7 @@ impl<'a> Tiles<'a> {
                 None => all,
             };
             for piece in pieces {
-                state.piece(piece * PIECE, &self.piece(of, blocks.clone(), piece));
+                state.piece(products, piece * PIECE, &self.piece(of, blocks.clone(), piece));
             }
             for r in 0..count {
                 let (token, head) = row_of(r);

@@ -7,6 +7,8 @@
 //! order of every sum follows from the position alone. On the CPU queries and weights are rounded to bf16 where the cache is
 //! bf16.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(any(test, feature = "testing"))]
 pub mod cases;
 mod cpu;

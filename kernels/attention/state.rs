@@ -98,20 +98,61 @@ pub(super) struct Piece<B> {
     pub next: [Block<B>; PIECE_BLOCKS],
 }
 
+/// How the products of R rows' queries with keys, and of their weights with values, are computed.
+pub(super) trait Products<S: Simd, E: KvElement, const R: usize> {
+    /// States of R rows follow.
+    ///
+    /// # Safety
+    /// Needs the instruction set, as all below.
+    unsafe fn begin(&mut self);
+
+    /// Scores of all the piece's blocks, in the place of weights.
+    ///
+    /// # Safety
+    /// As [`State::piece`].
+    unsafe fn scores(&mut self, state: &mut State<S, E, R>, piece: &Piece<E::Bits>);
+
+    /// The weighted values of the tokens in `seen`, added up in `part`.
+    ///
+    /// # Safety
+    /// As [`State::piece`].
+    unsafe fn values(&mut self, state: &mut State<S, E, R>, piece: &Piece<E::Bits>, seen: Range<usize>);
+}
+
+/// [`Products`] by vectors, of any format.
+pub(super) struct ByVectors;
+
+impl<S: Simd, E: KvElement, const R: usize> Products<S, E, R> for ByVectors {
+    #[inline(always)]
+    unsafe fn begin(&mut self) {}
+
+    #[inline(always)]
+    unsafe fn scores(&mut self, state: &mut State<S, E, R>, piece: &Piece<E::Bits>) {
+        // SAFETY: the caller's.
+        unsafe { state.scores(piece) }
+    }
+
+    #[inline(always)]
+    unsafe fn values(&mut self, state: &mut State<S, E, R>, piece: &Piece<E::Bits>, seen: Range<usize>) {
+        // SAFETY: the caller's.
+        unsafe { state.values(piece, seen) }
+    }
+}
+
 /// R rows of an online softmax. Vectors lie within cache lines: those that cross one take twice as long.
 #[repr(C, align(64))]
 pub(super) struct State<S: Simd, E: KvElement, const R: usize> {
     /// Queries, scaled such that weights are powers of two, as words for E's products.
-    q: [[MaybeUninit<u32>; record_len(MAX_HEAD_DIM)]; R],
+    pub(super) q: [[MaybeUninit<u32>; record_len(MAX_HEAD_DIM)]; R],
     /// Records of the pieces so far, and of the current one.
     sum: [[MaybeUninit<f32>; record_len(MAX_HEAD_DIM)]; R],
-    part: [[MaybeUninit<f32>; record_len(MAX_HEAD_DIM)]; R],
+    pub(super) part: [[MaybeUninit<f32>; record_len(MAX_HEAD_DIM)]; R],
     /// Scores of a piece, and then, over them, weights as words for E's products.
-    weights: [[MaybeUninit<u32>; PIECE]; R],
+    pub(super) weights: [[MaybeUninit<u32>; PIECE]; R],
     /// In row `r`'s lane, the greatest score of the piece.
     max: [f32; LANES],
     visible: [Range<usize>; R],
-    dim: usize,
+    pub(super) dim: usize,
     softcap: Option<f32>,
     _formats: std::marker::PhantomData<(S, E)>,
 }
@@ -165,7 +206,7 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
     /// Needs the instruction set, and that all rows were set. The piece's blocks have `dim` keys of 16 tokens and 16 values of
     /// `dim` elements, and scales if E has.
     #[inline(always)]
-    pub unsafe fn piece(&mut self, position: usize, piece: &Piece<E::Bits>) {
+    pub unsafe fn piece<P: Products<S, E, R>>(&mut self, products: &mut P, position: usize, piece: &Piece<E::Bits>) {
         // What each row sees of the piece, and tokens that some row sees: others may hold anything.
         let mut seen = [(0, 0); R];
         let (mut first, mut last) = (PIECE, 0);
@@ -179,9 +220,9 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
         // SAFETY: the caller's. Both are records; the sum's total and values are only read where its maximum says that there
         // are some.
         unsafe {
-            self.scores(piece);
+            products.scores(self, piece);
             self.weigh(piece, &seen);
-            self.values(piece, first.min(last)..last);
+            products.values(self, piece, first.min(last)..last);
             for r in 0..R {
                 merge::<S>(self.sum[r].as_mut_ptr().cast(), self.part[r].as_ptr().cast(), self.dim);
             }
@@ -418,7 +459,7 @@ impl<S: Simd, E: KvElement, const R: usize> State<S, E, R> {
 
 /// What tokens `from..to` of a piece are in its block `b`.
 #[inline(always)]
-fn lanes(b: usize, from: usize, to: usize) -> (usize, usize) {
+pub(super) fn lanes(b: usize, from: usize, to: usize) -> (usize, usize) {
     let lane = |token: usize| token.clamp(b * LANES, (b + 1) * LANES) - b * LANES;
     (lane(from), lane(to))
 }

@@ -9,20 +9,21 @@ pub use super::avx512::Avx512;
 use std::arch::asm;
 use std::sync::OnceLock;
 
-/// Rows of a tile: sums of as many rows of activations, and of as many outputs.
+/// The most rows of a tile.
 pub const TILE_ROWS: usize = 16;
 
 /// Vectors beside tiles.
-pub type V = Avx512<false>;
+pub type V = Avx512<true>;
 
-/// Whether this machine has AMX with products of bytes, beside AVX-512 with BF16, and the kernel lets this process use it. Linux
-/// wants to be asked, since a thread's state grows by 8 KiB: where a thread has a signal stack too small for that, it refuses.
+/// Whether this machine has AMX with products of bytes and of bf16, beside AVX-512 with BF16, and the kernel lets this process use
+/// it. Linux wants to be asked, since a thread's state grows by 8 KiB: where a thread has a signal stack too small for that, it
+/// refuses.
 pub fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
-        // Leaf 7, EDX: bit 24 is AMX-TILE, bit 25 AMX-INT8.
-        let tiles_of_bytes = std::arch::x86_64::__cpuid_count(7, 0).edx >> 24 & 3 == 3;
-        avx512::has_bf16() && tiles_of_bytes && permitted()
+        // Leaf 7, EDX: bit 22 is AMX-BF16, bit 24 AMX-TILE, bit 25 AMX-INT8.
+        let all = 1 << 22 | 1 << 24 | 1 << 25;
+        avx512::has_bf16() && std::arch::x86_64::__cpuid_count(7, 0).edx & all == all && permitted()
     })
 }
 
@@ -39,43 +40,9 @@ fn permitted() -> bool {
     false
 }
 
-/// A kernel that computes with tiles beside vectors. As for [`super::Kernel`], all that it calls must be `#[inline(always)]`.
-pub trait TileKernel {
-    /// Bytes of a row of the left tiles; a fourth of them are the rows of the right ones. At most 64.
-    const DEPTH: usize;
-
-    /// # Safety
-    /// Needs [`is_available`], and tiles of these shapes: [`SUMS`], [`LEFT`], [`RIGHT`].
-    unsafe fn run(self);
-}
-
-/// The tiles that hold 16 times 16 sums of 32 bits.
-pub const SUMS: [u8; 3] = [0, 1, 2];
-/// Those of 16 rows of [`TileKernel::DEPTH`] bytes.
-pub const LEFT: [u8; 3] = [3, 4, 5];
-/// Those of [`TileKernel::DEPTH`] / 4 rows of 16 words of four bytes.
-pub const RIGHT: [u8; 2] = [6, 7];
-
-/// Runs `kernel`. Panics where AMX is not available.
-pub fn run<K: TileKernel>(kernel: K) {
-    assert!(is_available(), "no AMX on this machine");
-    let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    for tile in 0..8 {
-        shapes.rows[tile] = if RIGHT.contains(&(tile as u8)) { K::DEPTH / 4 } else { TILE_ROWS } as u8;
-        shapes.row_bytes[tile] = if LEFT.contains(&(tile as u8)) { K::DEPTH } else { 64 } as u16;
-    }
-    // SAFETY: available; the shapes are within palette 1's, and the kernel's.
-    unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, preserves_flags, readonly));
-        enter(kernel);
-        // Else every switch between threads would save and restore the tiles.
-        asm!("tilerelease", options(nostack, preserves_flags, nomem));
-    }
-}
-
-/// What `ldtilecfg` reads.
+/// What `ldtilecfg` reads: the shapes of all tiles.
 #[repr(C)]
-struct Shapes {
+pub struct Shapes {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -83,12 +50,55 @@ struct Shapes {
     rows: [u8; 16],
 }
 
+impl Shapes {
+    /// Rows of each tile, up to 16, and the bytes of each of its rows, up to 64.
+    pub const fn new(tiles: [(usize, usize); 8]) -> Shapes {
+        let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        let mut tile = 0;
+        while tile < tiles.len() {
+            assert!(tiles[tile].0 <= 16 && tiles[tile].1 <= 64);
+            (shapes.rows[tile], shapes.row_bytes[tile]) = (tiles[tile].0 as u8, tiles[tile].1 as u16);
+            tile += 1;
+        }
+        shapes
+    }
+}
+
+/// A kernel that computes with tiles beside vectors. As for [`super::Kernel`], all that it calls must be `#[inline(always)]`.
+pub trait TileKernel {
+    /// # Safety
+    /// Needs [`is_available`], and tiles that have shapes.
+    unsafe fn run(self);
+}
+
+/// Runs `kernel` with tiles of these shapes. Panics where AMX is not available.
+pub fn run<K: TileKernel>(shapes: &Shapes, kernel: K) {
+    assert!(is_available(), "no AMX on this machine");
+    // SAFETY: available.
+    unsafe {
+        shape(shapes);
+        enter(kernel);
+        // Else every switch between threads would save and restore the tiles.
+        asm!("tilerelease", options(nostack, preserves_flags, nomem));
+    }
+}
+
 /// # Safety
 /// As [`TileKernel::run`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c,bmi2")]
 unsafe fn enter<K: TileKernel>(kernel: K) {
     // SAFETY: the caller's.
     unsafe { kernel.run() }
+}
+
+/// Gives the tiles shapes; what they hold becomes zero.
+///
+/// # Safety
+/// Needs [`is_available`].
+#[inline(always)]
+pub unsafe fn shape(shapes: &Shapes) {
+    // SAFETY: the caller's; shapes are within palette 1's.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, preserves_flags, readonly)) };
 }
 
 /// Loads tile T, whose rows are `stride` bytes apart.
@@ -104,34 +114,59 @@ pub unsafe fn load<const T: u8>(p: *const u8, stride: usize) {
     }
 }
 
-/// Writes the rows of tile T, 64 bytes each, side by side.
+/// Writes the rows of tile T, `stride` bytes apart.
 ///
 /// # Safety
 /// As [`load`].
 #[inline(always)]
-pub unsafe fn store<const T: u8>(p: *mut u8) {
+pub unsafe fn store<const T: u8>(p: *mut u8, stride: usize) {
     // SAFETY: the caller's.
     unsafe {
-        asm!("tilestored [{p} + {stride}], tmm{t}", t = const T, p = in(reg) p, stride = in(reg) 64usize,
+        asm!("tilestored [{p} + {stride}], tmm{t}", t = const T, p = in(reg) p, stride = in(reg) stride,
             options(nostack, preserves_flags));
     }
 }
 
-/// The sums of tile C become those of products of tile A, signed bytes, with tile B: signed bytes, or unsigned ones.
+/// Makes tile T zero.
 ///
 /// # Safety
 /// As [`load`].
 #[inline(always)]
-pub unsafe fn product<const C: u8, const A: u8, const B: u8>(signed: bool) {
+pub unsafe fn zero<const T: u8>() {
     // SAFETY: the caller's.
-    unsafe {
-        asm!("tilezero tmm{c}", c = const C, options(nostack, preserves_flags, nomem));
-        if signed {
-            asm!("tdpbssd tmm{c}, tmm{a}, tmm{b}", c = const C, a = const A, b = const B,
-                options(nostack, preserves_flags, nomem));
-        } else {
-            asm!("tdpbsud tmm{c}, tmm{a}, tmm{b}", c = const C, a = const A, b = const B,
-                options(nostack, preserves_flags, nomem));
-        }
-    }
+    unsafe { asm!("tilezero tmm{t}", t = const T, options(nostack, preserves_flags, nomem)) };
 }
+
+/// An instruction that adds to the sums of tile C the products of rows of tile A with columns of tile B.
+macro_rules! products {
+    ($(#[$doc:meta])* $name:ident, $instruction:literal) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As [`load`].
+        #[inline(always)]
+        pub unsafe fn $name<const C: u8, const A: u8, const B: u8>() {
+            // SAFETY: the caller's.
+            unsafe {
+                asm!(concat!($instruction, " tmm{c}, tmm{a}, tmm{b}"), c = const C, a = const A, b = const B,
+                    options(nostack, preserves_flags, nomem));
+            }
+        }
+    };
+}
+
+products!(
+    /// Signed bytes times signed bytes, summed in 32 bits.
+    add_signed,
+    "tdpbssd"
+);
+products!(
+    /// Signed bytes times unsigned bytes, likewise.
+    add_unsigned,
+    "tdpbsud"
+);
+products!(
+    /// Pairs of bf16 times pairs of bf16, summed in f32.
+    add_bf16,
+    "tdpbf16ps"
+);

@@ -30,7 +30,7 @@ const RUNS: usize = 7;
 pub enum Arithmetic {
     /// Bytes, summed in 32 bits (AMX, AVX-512 VNNI), or in 16 (AVX2).
     Int8,
-    /// Pairs of bf16, summed in f32 (AVX-512 BF16).
+    /// Pairs of bf16, summed in f32 (AMX, AVX-512 BF16).
     Bf16,
     /// f32, multiplied and added at once.
     F32,
@@ -230,7 +230,7 @@ fn int8_rate(cpu: &Cpu) -> Option<f64> {
             Some(x86::OPERATIONS_DPBUSD * best_rate(cpu, &|_, rounds| unsafe { x86::dpbusd(rounds) }))
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx => Some(Products::OPERATIONS * best_rate(cpu, &|_, rounds| amx::run(Products { rounds }))),
+        Isa::Amx => Some(Products::rate(cpu, false)),
         #[cfg(not(target_arch = "x86_64"))]
         _ => None,
     }
@@ -238,36 +238,56 @@ fn int8_rate(cpu: &Cpu) -> Option<f64> {
 
 fn bf16_rate(cpu: &Cpu) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
-    if cpu.isa() >= Isa::Avx512Bf16 {
+    if cpu.isa() == Isa::Amx {
+        return Some(Products::rate(cpu, true));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if cpu.isa() == Isa::Avx512Bf16 {
         // SAFETY: the device was made for an instruction set that this machine has.
         return Some(x86::OPERATIONS_DPBF16 * best_rate(cpu, &|_, rounds| unsafe { x86::dpbf16(rounds) }));
     }
     None
 }
 
-/// Products of whole tiles, of which each has the time that one takes: 64 bytes deep, as deep as they go.
+/// Products of whole tiles: 16 times 16 sums, 64 bytes deep.
 #[cfg(target_arch = "x86_64")]
 struct Products {
+    bf16: bool,
     rounds: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Products {
-    /// Of a round.
-    const OPERATIONS: f64 = (2 * 2 * 16 * 16 * 64) as f64;
+    /// Products of tiles in a round.
+    const ADDED: usize = 16;
+    const WHOLE: amx::Shapes = amx::Shapes::new([(16, 64); 8]);
+
+    fn rate(cpu: &Cpu, bf16: bool) -> f64 {
+        let operations = 2 * Self::ADDED * 16 * 16 * if bf16 { 32 } else { 64 };
+        operations as f64 * best_rate(cpu, &|_, rounds| amx::run(&Self::WHOLE, Products { bf16, rounds }))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl amx::TileKernel for Products {
-    const DEPTH: usize = 64;
-
     #[inline(always)]
     unsafe fn run(self) {
         for _ in 0..self.rounds {
             // SAFETY: amx::run vouches for the instruction set; tiles that nothing was loaded to are zero.
             unsafe {
-                amx::product::<{ amx::SUMS[0] }, { amx::LEFT[0] }, { amx::RIGHT[0] }>(true);
-                amx::product::<{ amx::SUMS[1] }, { amx::LEFT[1] }, { amx::RIGHT[1] }>(true);
+                for _ in 0..Self::ADDED / 4 {
+                    if self.bf16 {
+                        amx::add_bf16::<0, 4, 6>();
+                        amx::add_bf16::<1, 4, 7>();
+                        amx::add_bf16::<2, 5, 6>();
+                        amx::add_bf16::<3, 5, 7>();
+                    } else {
+                        amx::add_signed::<0, 4, 6>();
+                        amx::add_signed::<1, 4, 7>();
+                        amx::add_signed::<2, 5, 6>();
+                        amx::add_signed::<3, 5, 7>();
+                    }
+                }
             }
         }
     }

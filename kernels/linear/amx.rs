@@ -9,7 +9,7 @@ use super::activations::{BLOCK, record};
 use super::cpu::PartJob;
 use super::format::{Decoded, Format};
 use super::quantised::{Ahead, CHUNK, Rows, in_eights};
-use crate::cpu::amx::{self, TILE_ROWS, TileKernel, V};
+use crate::cpu::amx::{self, Shapes, TILE_ROWS, TileKernel, V};
 use crate::cpu::{LANES, Simd};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -19,14 +19,14 @@ use std::ops::Range;
 pub struct AmxTiles<'a, F>(pub &'a PartJob<'a>, pub Range<usize>, pub PhantomData<F>);
 
 /// The tiles of even sub-blocks, of odd ones, and of high parts.
-const S0: u8 = amx::SUMS[0];
-const S1: u8 = amx::SUMS[1];
-const S2: u8 = amx::SUMS[2];
-const L0: u8 = amx::LEFT[0];
-const L1: u8 = amx::LEFT[1];
-const L2: u8 = amx::LEFT[2];
-const R0: u8 = amx::RIGHT[0];
-const R1: u8 = amx::RIGHT[1];
+const S0: u8 = 0;
+const S1: u8 = 1;
+const S2: u8 = 2;
+const L0: u8 = 3;
+const L1: u8 = 4;
+const L2: u8 = 5;
+const R0: u8 = 6;
+const R1: u8 = 7;
 
 type Vector = <V as Simd>::F;
 
@@ -40,7 +40,6 @@ struct Kept {
     low: [Dots; MOST],
     high: [Dots; MOST],
     /// So that loads of one of two are not taken for loads of what is stored to the other, 4 KiB or a multiple away.
-    #[expect(dead_code, reason = "a distance")]
     apart: [Dots; 2],
 }
 
@@ -52,8 +51,6 @@ const MOST: usize = BLOCK / 16;
 struct Chunk([u8; CHUNK * LANES * 20 / 16]);
 
 impl<F: Format> TileKernel for AmxTiles<'_, F> {
-    const DEPTH: usize = F::SUB;
-
     #[inline(always)]
     unsafe fn run(self) {
         let job = self.0.job;
@@ -68,6 +65,12 @@ impl<F: Format> TileKernel for AmxTiles<'_, F> {
 }
 
 impl<F: Format> AmxTiles<'_, F> {
+    /// Of the tiles: sums of 16 rows times 16 outputs, 16 rows of a sub-block's activations, its words of 16 outputs.
+    pub const SHAPES: Shapes = {
+        let (sums, left, right) = ((TILE_ROWS, 64), (TILE_ROWS, F::SUB), (F::SUB / 4, 64));
+        Shapes::new([sums, sums, sums, left, left, left, right, right])
+    };
+
     /// A chunk of the columns of a tile, times the rows.
     ///
     /// # Safety
@@ -132,7 +135,7 @@ unsafe fn product<F: Format>(
             // Behind the last block it is loaded in vain.
             let next = if b + 1 < blocks { at.next() } else { at };
             in_eights!(BLOCK / F::SUB, |s| {
-                if s % 2 == 0 {
+                if s.is_multiple_of(2) {
                     at.step::<S0, L0, R0>(s, next, now);
                 } else {
                     at.step::<S1, L1, R1>(s, next, now);
@@ -171,7 +174,24 @@ unsafe fn product<F: Format>(
 #[inline(always)]
 unsafe fn store<const SUMS: u8>(kept: *mut Kept, s: usize) {
     // SAFETY: the caller's.
-    unsafe { amx::store::<SUMS>((&raw mut (*kept).low).cast::<Dots>().wrapping_add(s).cast()) };
+    unsafe { amx::store::<SUMS>((&raw mut (*kept).low).cast::<Dots>().wrapping_add(s).cast(), 64) };
+}
+
+/// The sums of rows of activations times words of codes, as [`Decoded`] has them.
+///
+/// # Safety
+/// Needs the instruction set.
+#[inline(always)]
+unsafe fn multiply<F: Format, const SUMS: u8, const LEFT: u8, const RIGHT: u8>() {
+    // SAFETY: the caller's.
+    unsafe {
+        amx::zero::<SUMS>();
+        if F::ZERO.is_some() {
+            amx::add_signed::<SUMS, LEFT, RIGHT>()
+        } else {
+            amx::add_unsigned::<SUMS, LEFT, RIGHT>()
+        }
+    }
 }
 
 /// A block of the decoded tile, and of the rows.
@@ -229,12 +249,12 @@ impl<F: Format> Block<F> {
         let subs = BLOCK / F::SUB;
         // SAFETY: the caller's.
         unsafe {
-            amx::product::<SUMS, LEFT, RIGHT>(F::ZERO.is_some());
+            multiply::<F, SUMS, LEFT, RIGHT>();
             if *self.high >> (s * F::SUB / 4) & ((1 << (F::SUB / 4)) - 1) != 0 {
                 let codes = self.x.codes(self.record, record::HIGH).wrapping_add(s * F::SUB);
                 amx::load::<L2>(codes.cast(), BLOCK);
-                amx::product::<S2, L2, RIGHT>(F::ZERO.is_some());
-                amx::store::<S2>((*kept).high[s].0.as_mut_ptr().cast());
+                multiply::<F, S2, L2, RIGHT>();
+                amx::store::<S2>((*kept).high[s].0.as_mut_ptr().cast(), 64);
             }
             if s + 2 < subs {
                 self.load::<LEFT, RIGHT>(s + 2);
