@@ -14,30 +14,21 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// [`Products`] by tiles.
+#[derive(Default)]
 pub struct ByTiles {
     /// Rows that the tiles have shapes for.
     rows: usize,
 }
 
-/// Sums of R rows, R rows of 16 elements, 8 pairs of elements of 16 columns: and so one takes the other's place by rows alone.
-const fn shapes(rows: usize) -> Shapes {
-    let (sums, left, right) = ((rows, 64), (rows, 32), (8, 64));
-    Shapes::new([sums, sums, sums, sums, left, left, right, right])
-}
-
+/// Tiles for R rows.
 struct Of<const R: usize>;
 
 impl<const R: usize> Of<R> {
-    const SHAPES: Shapes = shapes(R);
-}
-
-impl ByTiles {
-    /// The shapes for the most rows.
-    pub const SHAPES: Shapes = shapes(ROWS);
-
-    pub fn new() -> ByTiles {
-        ByTiles { rows: ROWS }
-    }
+    /// Sums of R rows, R rows of 16 elements, 8 pairs of elements of 16 columns.
+    const SHAPES: Shapes = {
+        let (sums, left, right) = ((R, 64), (R, ELEMENTS), (LANES / 2, 64));
+        Shapes::new([sums, sums, sums, sums, left, left, right, right])
+    };
 }
 
 /// The most rows of a state.
@@ -60,33 +51,40 @@ impl<const R: usize> Products<V, KvBf16, R> for ByTiles {
         }
     }
 
-    /// Two blocks at once, far apart: memory is then read in two places, in order in each.
+    /// Four blocks at once, far apart: memory is then read in four places, in order in each.
     #[inline(always)]
     unsafe fn scores(&mut self, state: &mut Rows<R>, piece: &Piece<u16>) {
-        let apart = (piece.last - piece.first).div_ceil(2);
+        let apart = (piece.last - piece.first).div_ceil(4);
         let weights = state.weights.as_mut_ptr().cast::<f32>();
-        let scores = |b: usize| weights.wrapping_add(b * LANES).cast();
-        for b in piece.first..piece.first + apart {
-            let other = (b + apart).min(piece.last - 1);
-            let (one, two) = (piece.blocks[b], piece.blocks[other]);
+        for first in piece.first..piece.first + apart {
+            // Where there is none, the last one again.
+            let at: [usize; 4] = std::array::from_fn(|n| (first + n * apart).min(piece.last - 1));
+            let blocks = at.map(|b| piece.blocks[b]);
+            let scores = |n: usize| weights.wrapping_add(at[n] * LANES).cast();
             // SAFETY: the caller's.
             unsafe {
-                amx::zero::<0>();
-                amx::zero::<1>();
+                zeros();
                 for d in (0..state.dim).step_by(LANES) {
+                    let keys = |n: usize| blocks[n].keys.wrapping_add(d * BLOCK_TOKENS).cast();
                     amx::load::<4>(state.q.as_ptr().cast::<u8>().add(d * 2), RECORD);
-                    amx::load::<6>(one.keys.add(d * BLOCK_TOKENS).cast(), 64);
+                    amx::load::<6>(keys(0), 64);
                     amx::add_bf16::<0, 4, 6>();
-                    amx::load::<7>(two.keys.add(d * BLOCK_TOKENS).cast(), 64);
+                    amx::load::<7>(keys(1), 64);
                     amx::add_bf16::<1, 4, 7>();
+                    amx::load::<6>(keys(2), 64);
+                    amx::add_bf16::<2, 4, 6>();
+                    amx::load::<7>(keys(3), 64);
+                    amx::add_bf16::<3, 4, 7>();
                     for line in 0..LANES * ELEMENTS / 64 {
-                        let at = d * BLOCK_TOKENS + line * 32;
-                        V::prefetch(one.values.wrapping_add(at).cast());
-                        V::prefetch(two.values.wrapping_add(at).cast());
+                        for block in &blocks {
+                            V::prefetch(block.values.wrapping_add(d * BLOCK_TOKENS + line * 32).cast());
+                        }
                     }
                 }
-                amx::store::<0>(scores(b), SCORES);
-                amx::store::<1>(scores(other), SCORES);
+                amx::store::<0>(scores(0), SCORES);
+                amx::store::<1>(scores(1), SCORES);
+                amx::store::<2>(scores(2), SCORES);
+                amx::store::<3>(scores(3), SCORES);
             }
         }
     }
@@ -140,10 +138,7 @@ impl ByTiles {
         let sums = |i: usize| part.wrapping_add(d + i * LANES).cast();
         // SAFETY: the caller's.
         unsafe {
-            amx::zero::<0>();
-            amx::zero::<1>();
-            amx::zero::<2>();
-            amx::zero::<3>();
+            zeros();
             for b in (seen.start / BLOCK_TOKENS).max(piece.first)..seen.end.div_ceil(BLOCK_TOKENS).min(piece.last) {
                 // The next keys in the order in which they lie, as many bytes as are read here.
                 let ahead = d * (piece.last - piece.first) + (b - piece.first) * D * LANES;
@@ -170,6 +165,21 @@ impl ByTiles {
                 amx::store::<3>(sums(3), RECORD);
             }
         }
+    }
+}
+
+/// Makes the tiles of sums zero.
+///
+/// # Safety
+/// Needs the instruction set.
+#[inline(always)]
+unsafe fn zeros() {
+    // SAFETY: the caller's.
+    unsafe {
+        amx::zero::<0>();
+        amx::zero::<1>();
+        amx::zero::<2>();
+        amx::zero::<3>();
     }
 }
 

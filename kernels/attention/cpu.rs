@@ -19,7 +19,7 @@ use std::ops::Range;
 /// Sequences with so few query rows of a KV head are shared out by pieces.
 const FEW_ROWS: usize = 8;
 
-/// Query rows of a tile: once or twice those that [`Tiles::rows`] has a kernel for. (With AVX2 the sums of four rows are too few chains
+/// Query rows of a tile: once or twice those that [`Kind::tile`] has a kernel for. (With AVX2 the sums of four rows are too few chains
 /// of products to fill the time that a product takes: with six prompts take 12% less. Pairs of bf16, which AVX2 has to take apart,
 /// leave no registers for six.)
 fn tile_rows(isa: Isa, dtype: KvDType) -> usize {
@@ -112,7 +112,7 @@ impl TileKernel for Tiled<'_> {
     #[inline(always)]
     unsafe fn run(self) {
         // SAFETY: amx::run vouches for the instruction set, who made this for the element type.
-        unsafe { self.0.walk::<V, KvBf16, _>(&mut ByTiles::new()) }
+        unsafe { self.0.walk::<V, KvBf16, _>(&mut ByTiles::default()) }
     }
 }
 
@@ -218,9 +218,7 @@ impl<'a> Tiles<'a> {
     #[cfg(target_arch = "x86_64")]
     fn items_by_tiles(&self, cpu: &Cpu, items: usize) {
         let grain = self.sequences.context_lens.len().div_ceil(8);
-        cpu.pool().parallel_for(items, grain, &|items| {
-            crate::cpu::amx::run(&ByTiles::SHAPES, Tiled(Tiles { items, ..self.clone() }))
-        });
+        cpu.pool().parallel_for(items, grain, &|items| crate::cpu::amx::run(Tiled(Tiles { items, ..self.clone() })));
     }
 
     /// Computes the items.

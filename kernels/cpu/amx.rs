@@ -66,17 +66,18 @@ impl Shapes {
 
 /// A kernel that computes with tiles beside vectors. As for [`super::Kernel`], all that it calls must be `#[inline(always)]`.
 pub trait TileKernel {
+    /// Gives the tiles [`shape`]s, and computes.
+    ///
     /// # Safety
-    /// Needs [`is_available`], and tiles that have shapes.
+    /// Needs [`is_available`].
     unsafe fn run(self);
 }
 
-/// Runs `kernel` with tiles of these shapes. Panics where AMX is not available.
-pub fn run<K: TileKernel>(shapes: &Shapes, kernel: K) {
+/// Runs `kernel`. Panics where AMX is not available.
+pub fn run<K: TileKernel>(kernel: K) {
     assert!(is_available(), "no AMX on this machine");
     // SAFETY: available.
     unsafe {
-        shape(shapes);
         enter(kernel);
         // Else every switch between threads would save and restore the tiles.
         asm!("tilerelease", options(nostack, preserves_flags, nomem));
@@ -104,7 +105,7 @@ pub unsafe fn shape(shapes: &Shapes) {
 /// Loads tile T, whose rows are `stride` bytes apart.
 ///
 /// # Safety
-/// Needs to be called by a [`TileKernel`], as all below; the tile's bytes must be there.
+/// Needs to be called by a [`TileKernel`] that has given the tiles shapes, as all below; the tile's bytes must be there.
 #[inline(always)]
 pub unsafe fn load<const T: u8>(p: *const u8, stride: usize) {
     // SAFETY: the caller's.

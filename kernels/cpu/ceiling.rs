@@ -264,7 +264,7 @@ impl Products {
 
     fn rate(cpu: &Cpu, bf16: bool) -> f64 {
         let operations = 2 * Self::ADDED * 16 * 16 * if bf16 { 32 } else { 64 };
-        operations as f64 * best_rate(cpu, &|_, rounds| amx::run(&Self::WHOLE, Products { bf16, rounds }))
+        operations as f64 * best_rate(cpu, &|_, rounds| amx::run(Products { bf16, rounds }))
     }
 }
 
@@ -272,6 +272,8 @@ impl Products {
 impl amx::TileKernel for Products {
     #[inline(always)]
     unsafe fn run(self) {
+        // SAFETY: amx::run vouches for the instruction set.
+        unsafe { amx::shape(&Self::WHOLE) };
         for _ in 0..self.rounds {
             // SAFETY: amx::run vouches for the instruction set; tiles that nothing was loaded to are zero.
             unsafe {

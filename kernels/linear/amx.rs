@@ -54,6 +54,8 @@ impl<F: Format> TileKernel for AmxTiles<'_, F> {
     #[inline(always)]
     unsafe fn run(self) {
         let job = self.0.job;
+        // SAFETY: amx::run vouches for the instruction set.
+        unsafe { amx::shape(&Self::SHAPES) };
         for start in (0..job.x.cols()).step_by(CHUNK) {
             let chunk = start..job.x.cols().min(start + CHUNK);
             for tile in job.tiles.clone() {
@@ -66,7 +68,7 @@ impl<F: Format> TileKernel for AmxTiles<'_, F> {
 
 impl<F: Format> AmxTiles<'_, F> {
     /// Of the tiles: sums of 16 rows times 16 outputs, 16 rows of a sub-block's activations, its words of 16 outputs.
-    pub const SHAPES: Shapes = {
+    const SHAPES: Shapes = {
         let (sums, left, right) = ((TILE_ROWS, 64), (TILE_ROWS, F::SUB), (F::SUB / 4, 64));
         Shapes::new([sums, sums, sums, left, left, left, right, right])
     };
@@ -109,7 +111,9 @@ impl<F: Format> AmxTiles<'_, F> {
 /// Adds to `sums` the products of `cols` columns of a decoded tile with a group of packed activations.
 ///
 /// A product of tiles takes 52 cycles, and the next one can begin after 16: so its sums are stored when the next one has begun, the
-/// tiles that it has read are loaded again at once, and the vectors are a block behind.
+/// tiles that it has read are loaded again at once, and the vectors are a block behind. (Emerald Rapids, Q4_0: what bounds it are
+/// the two ports that the vectors share with the unit, which also fetch the sums that are stored. Records asked for ahead change
+/// nothing; chunks of 1536 columns take 3% less for 128 rows, and 25% more for 16.)
 ///
 /// # Safety
 /// Needs the instruction set, the columns at `weights`, and as many of the rows in `x`.

@@ -173,7 +173,7 @@ impl PartJob<'_> {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Amx && rows.len() >= TILE_ROWS {
             let rest = rows.end - rows.len() % TILE_ROWS;
-            amx::run(&AmxTiles::<F>::SHAPES, AmxTiles::<F>(&self, rows.start..rest, PhantomData));
+            amx::run(AmxTiles::<F>(&self, rows.start..rest, PhantomData));
             rows.start = rest;
         }
         if !rows.is_empty() {
