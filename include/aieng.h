@@ -219,9 +219,10 @@ enum {
   /** The same and AVX-512 BF16. */
   AIENG_ISA_AVX512_BF16 = 4,
   /**
-   * The same and AMX with products of bytes. Linux lets a process use it that has asked; the library asks once, when it first
-   * looks what the CPU has. From then on Linux wants signal stacks (sigaltstack) of AT_MINSIGSTKSZ (getauxval) at least; where
-   * a thread has a smaller one by then, it refuses, and AMX counts as missing.
+   * The same and AMX, with products of bytes and of bf16. Linux lets a process use it that has asked; the library asks once: in
+   * aieng_build_describe, or for the first engine that leaves the instruction set to it or names this one. From then on Linux
+   * wants signal stacks of AT_MINSIGSTKSZ (getauxval; some 12 KiB): sigaltstack refuses smaller ones. Where a thread has a
+   * smaller one already, it refuses AMX instead, which then counts as missing.
    */
   AIENG_ISA_AMX = 5
 };
