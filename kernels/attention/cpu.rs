@@ -207,18 +207,21 @@ impl<'a> Tiles<'a> {
         (0..self.sequences.context_lens.len()).for_each(|s| f(self.share(s, &mut used)));
     }
 
+    /// To find its items a thread goes through all sequences, so it takes more of them at once the more there are.
+    fn grain(&self) -> usize {
+        self.sequences.context_lens.len().div_ceil(8)
+    }
+
     /// Computes all items, of a cache with elements E.
     fn items<E: KvElement>(&self, cpu: &Cpu, items: usize) {
-        // To find its items a thread goes through all sequences, so it takes more of them at once the more there are.
-        let grain = self.sequences.context_lens.len().div_ceil(8);
-        cpu.parallel(items, grain, |items| Typed::<E>(Tiles { items, ..self.clone() }, PhantomData));
+        cpu.parallel(items, self.grain(), |items| Typed::<E>(Tiles { items, ..self.clone() }, PhantomData));
     }
 
     /// The same, of a cache in bf16, by AMX.
     #[cfg(target_arch = "x86_64")]
     fn items_by_tiles(&self, cpu: &Cpu, items: usize) {
-        let grain = self.sequences.context_lens.len().div_ceil(8);
-        cpu.pool().parallel_for(items, grain, &|items| crate::cpu::amx::run(Tiled(Tiles { items, ..self.clone() })));
+        cpu.pool()
+            .parallel_for(items, self.grain(), &|items| crate::cpu::amx::run(Tiled(Tiles { items, ..self.clone() })));
     }
 
     /// Computes the items.

@@ -1,4 +1,4 @@
-//! AMX: eight registers, each a tile of up to 16 rows of 64 bytes, and products of tiles of bytes.
+//! AMX: eight registers, each a tile of up to 16 rows of 64 bytes, and products of tiles of bytes and of bf16.
 //!
 //! A core keeps the shapes of its tiles and their contents from one instruction to the next. Nothing but this module touches
 //! them: the compiler has no registers of that kind where AMX is not enabled, and it is enabled nowhere. So what a tile holds

@@ -30,7 +30,7 @@ pub enum Isa {
     Avx512,
     /// The same and AVX-512 BF16.
     Avx512Bf16,
-    /// The same and AMX with products of bytes.
+    /// The same and AMX, with products of bytes and of bf16.
     Amx,
 }
 

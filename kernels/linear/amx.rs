@@ -39,8 +39,6 @@ struct Dots([[i32; LANES]; TILE_ROWS]);
 struct Kept {
     low: [Dots; MOST],
     high: [Dots; MOST],
-    /// So that loads of one of two are not taken for loads of what is stored to the other, 4 KiB or a multiple away.
-    apart: [Dots; 2],
 }
 
 /// The most sub-blocks of a block.
