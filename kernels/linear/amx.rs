@@ -4,10 +4,13 @@
 //! A tile's sub-block of a chunk is decoded to signed bytes in the order in which it lies, which is that of a right tile of AMX: a
 //! row for each word of codes. The unit then computes the whole numbers of 16 outputs times 16 rows, in memory on their way to
 //! the vectors that scale and add them up.
+//!
+//! Blocks follow each other without a pause: those of a chunk of a tile, times each group of rows, tile after tile. While the unit is
+//! at one, the vectors scale and add the one before, and decode what comes two later.
 
 use super::activations::{BLOCK, record};
 use super::cpu::PartJob;
-use super::format::{Decoded, Format};
+use super::format::{Decoded, Factors, Format};
 use super::quantised::{Ahead, CHUNK, Rows, in_eights};
 use crate::cpu::amx::{self, Shapes, TILE_ROWS, TileKernel, V};
 use crate::cpu::{LANES, Simd};
@@ -44,10 +47,6 @@ struct Kept {
 /// The most sub-blocks of a block.
 const MOST: usize = BLOCK / 16;
 
-/// A chunk of a decoded tile. The smallest sub-blocks need most: 16 codes, a scale of 4 bytes.
-#[repr(C, align(64))]
-struct Chunk([u8; CHUNK * LANES * 20 / 16]);
-
 impl<F: Format> TileKernel for AmxTiles<'_, F> {
     #[inline(always)]
     unsafe fn run(self) {
@@ -55,11 +54,8 @@ impl<F: Format> TileKernel for AmxTiles<'_, F> {
         // SAFETY: amx::run vouches for the instruction set.
         unsafe { amx::shape(&Self::SHAPES) };
         for start in (0..job.x.cols()).step_by(CHUNK) {
-            let chunk = start..job.x.cols().min(start + CHUNK);
-            for tile in job.tiles.clone() {
-                // SAFETY: amx::run vouches for the instruction set; tiles and rows are the job's.
-                unsafe { self.chunk(tile, chunk.clone()) };
-            }
+            // SAFETY: amx::run vouches for the instruction set; tiles and rows are the job's.
+            unsafe { self.chunk(start..job.x.cols().min(start + CHUNK)) };
         }
     }
 }
@@ -71,102 +67,249 @@ impl<F: Format> AmxTiles<'_, F> {
         Shapes::new([sums, sums, sums, left, left, left, right, right])
     };
 
-    /// A chunk of the columns of a tile, times the rows.
+    /// The group of rows that begins with `row`, from block `block` on.
+    #[inline(always)]
+    fn rows(&self, row: usize, block: usize) -> Rows<TILE_ROWS> {
+        // SAFETY: the job's rows are in its scratch.
+        unsafe { Rows::new(self.0.job.scratch, row, 0, block) }
+    }
+
+    /// A chunk of the columns of the job's tiles, times the rows.
+    ///
+    /// A product of tiles takes 52 cycles, and the next one can begin after 16: so its sums are stored when the next one has begun,
+    /// the tiles that it has read are loaded again at once, and the vectors are a block behind. (Emerald Rapids: while the
+    /// unit works, a core begins one vector instruction on floating point a cycle, not two, and those are the bound: 80 for a
+    /// block of Q4_0. Those on whole numbers, as decoding, find room beside them. Tiles in bf16, whose sums are floating point
+    /// at once, need 48, but twice the lines from the caches, and took longer.)
     ///
     /// # Safety
-    /// Needs the instruction set, as all below; the tile and the chunk are the job's.
+    /// Needs the instruction set, as all below; the chunk is the job's.
     #[inline(always)]
-    unsafe fn chunk(&self, tile: usize, chunk: Range<usize>) {
+    unsafe fn chunk(&self, chunk: Range<usize>) {
         let (part, job, rows) = (self.0, self.0.job, self.1.clone());
-        let mut decoded = MaybeUninit::<Chunk>::uninit();
-        let weights: *mut u8 = decoded.as_mut_ptr().cast();
+        let blocks = chunk.len().div_ceil(BLOCK);
+        let groups = rows.len() / TILE_ROWS;
         let tile_bytes = LANES * part.part.dtype.row_bytes(job.x.cols());
-        let codes = part.tile(tile).wrapping_add(chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
+        let codes = part.tile(job.tiles.start).wrapping_add(chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
         let bytes = chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES;
-        let blocks = rows.len() / TILE_ROWS * chunk.len().div_ceil(BLOCK);
-        let mut ahead = Ahead::new(codes.wrapping_add(tile_bytes), 1, tile_bytes, bytes, blocks);
-        // SAFETY: the chunk lies in the tile, and the buffer holds it; the records are in the scratch; sums of earlier chunks
-        // have been gathered.
+        let mut memory = MaybeUninit::<Slots>::uninit();
+        let ring = Ring::<F>::new(memory.as_mut_ptr().cast(), blocks, groups);
+        let mut decoder = Decoder::new(ring, codes, chunk.len(), tile_bytes - bytes, job.tiles.len() * blocks);
+        let mut course = Course::new(self, ring, blocks, chunk.start / BLOCK);
+        // Of the block that the vectors are at, and of the next one, at which the tiles are: in turn.
+        let mut kept = [const { MaybeUninit::<Kept>::uninit() }; 2];
+        let (mut now, mut then) = (kept[0].as_mut_ptr(), kept[1].as_mut_ptr());
+        // SAFETY: blocks are decoded before they are loaded, if there are so many: behind the last one, what lies there is loaded and
+        // multiplied in vain. Sums of earlier chunks have been gathered.
         unsafe {
-            Decoded::<F>::write::<V, true>(codes, chunk.len() / F::BLOCK, weights);
-            for row in rows.step_by(TILE_ROWS) {
-                let mut sums = [V::splat(0.0); TILE_ROWS];
-                if chunk.start > 0 {
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        *sums = V::load(part.sums(tile, row + r));
+            decoder.reach(AHEAD);
+            let (mut at, mut next) = (course.at, course.next());
+            at.load::<L0, R0>(0);
+            at.load::<L1, R1>(1);
+            in_eights!(BLOCK / F::SUB, |s| {
+                at.step(s, next, now);
+            });
+            for (t, tile) in job.tiles.clone().enumerate() {
+                let mut ahead =
+                    Ahead::new(codes.wrapping_add((t + 1) * tile_bytes), 1, tile_bytes, bytes, groups * blocks);
+                for row in rows.clone().step_by(TILE_ROWS) {
+                    let place = part.sums(tile, row);
+                    let mut sums = if chunk.start > 0 { get(place) } else { [V::splat(0.0); TILE_ROWS] };
+                    for b in 0..blocks {
+                        ahead.block::<V>();
+                        decoder.reach(t * blocks + b + 1 + AHEAD);
+                        let later = course.next();
+                        in_eights!(BLOCK / F::SUB, |s| {
+                            next.step(s, later, then);
+                            if s == 0 {
+                                store::<S1>(now, BLOCK / F::SUB - 1);
+                                at.add_high(now);
+                            }
+                            let rows = TILE_ROWS * F::SUB / BLOCK;
+                            at.add(now, s * rows..(s + 1) * rows, &mut sums);
+                        });
+                        (now, then) = (then, now);
+                        (at, next) = (next, later);
                     }
-                }
-                let x = Rows::<TILE_ROWS>::new(job.scratch, row, 0, chunk.start / BLOCK);
-                let sums = product::<F>(weights, chunk.len(), x, &mut ahead, sums);
-                for (r, sums) in sums.into_iter().enumerate() {
-                    V::store(part.sums(tile, row + r), sums);
+                    put(place, sums);
                 }
             }
         }
     }
 }
 
-/// Adds to `sums` the products of `cols` columns of a decoded tile with a group of packed activations.
-///
-/// A product of tiles takes 52 cycles, and the next one can begin after 16: so its sums are stored when the next one has begun, the
-/// tiles that it has read are loaded again at once, and the vectors are a block behind. (Emerald Rapids, Q4_0: what bounds it are
-/// the two ports that the vectors share with the unit, which also fetch the sums that are stored. Records asked for ahead change
-/// nothing; chunks of 1536 columns take 3% less for 128 rows, and 25% more for 16.)
-///
-/// # Safety
-/// Needs the instruction set, the columns at `weights`, and as many of the rows in `x`.
-#[inline(always)]
-unsafe fn product<F: Format>(
-    weights: *const u8,
-    cols: usize,
-    x: Rows<TILE_ROWS>,
-    ahead: &mut Ahead,
-    mut sums: [Vector; TILE_ROWS],
-) -> [Vector; TILE_ROWS] {
-    // Of the block that the tiles are at, and of the one that the vectors are at: in turn.
-    let mut kept = [const { MaybeUninit::<Kept>::uninit() }; 2];
-    let (mut now, mut then) = (kept[0].as_mut_ptr(), kept[1].as_mut_ptr());
-    let mut at = Block::<F> { weights, record: x.block(0), high: x.high, x, format: PhantomData };
-    let blocks = cols.div_ceil(BLOCK);
-    // SAFETY: the caller's.
-    unsafe {
-        at.load::<L0, R0>(0);
-        at.load::<L1, R1>(1);
-        for b in 0..blocks {
-            ahead.block::<V>();
-            // Behind the last block it is loaded in vain.
-            let next = if b + 1 < blocks { at.next() } else { at };
-            in_eights!(BLOCK / F::SUB, |s| {
-                if s.is_multiple_of(2) {
-                    at.step::<S0, L0, R0>(s, next, now);
-                } else {
-                    at.step::<S1, L1, R1>(s, next, now);
-                }
-                if s % 2 == 1 {
-                    store::<S0>(now, s - 1);
-                } else if s > 0 {
-                    store::<S1>(now, s - 1);
-                } else if b > 0 {
-                    store::<S1>(then, BLOCK / F::SUB - 1);
-                    at.previous().add_high(then);
-                }
-                if b > 0 {
-                    let rows = TILE_ROWS * F::SUB / BLOCK;
-                    at.previous().add::<BLOCK>(then, s * rows..(s + 1) * rows, &mut sums);
-                }
-            });
-            (now, then) = (then, now);
-            at = next;
+/// The blocks of a chunk, in the order in which they are multiplied: of each tile, times each group of rows.
+struct Course<'a, F> {
+    tiles: &'a AmxTiles<'a, F>,
+    ring: Ring<F>,
+    /// Blocks of the chunk, and its first one.
+    blocks: usize,
+    start: usize,
+    /// Where it is: which group of rows, which block of the chunk, and the tile's first block.
+    row: usize,
+    block: usize,
+    first: *const u8,
+    at: Block<F>,
+}
+
+impl<'a, F: Format> Course<'a, F> {
+    fn new(tiles: &'a AmxTiles<'a, F>, ring: Ring<F>, blocks: usize, start: usize) -> Self {
+        let row = tiles.1.start;
+        let at = Block::new(ring.start, tiles.rows(row, start));
+        Course { tiles, ring, blocks, start, row, block: 0, first: ring.start, at }
+    }
+
+    /// Goes on to the next block: there is no end.
+    #[inline(always)]
+    fn next(&mut self) -> Block<F> {
+        self.block += 1;
+        if self.block < self.blocks {
+            self.at = self.at.next(self.ring);
+            return self.at;
         }
-        store::<S1>(then, BLOCK / F::SUB - 1);
-        at.add_high(then);
-        if cols.is_multiple_of(BLOCK) {
-            at.add::<BLOCK>(then, 0..TILE_ROWS, &mut sums);
-        } else {
-            at.add::<{ BLOCK / 2 }>(then, 0..TILE_ROWS, &mut sums);
+        (self.block, self.row) = (0, self.row + TILE_ROWS);
+        if self.row == self.tiles.1.end {
+            (self.row, self.first) = (self.tiles.1.start, self.ring.next(self.at.weights));
+        }
+        self.at = Block::new(self.first, self.tiles.rows(self.row, self.start));
+        self.at
+    }
+}
+
+/// Blocks that are decoded beyond the one that the vectors are at: the next one is multiplied meanwhile, of the one after that tiles
+/// are loaded, and what has just been stored is not at hand at once.
+const AHEAD: usize = 3;
+/// Blocks of a ring beside a chunk's: those ahead, and the rest of a K-quant's that is decoded as a whole.
+const SPARE: usize = 8;
+/// The most bytes of a decoded block: the smallest sub-blocks need most, 16 codes and a scale of 4 bytes.
+const MOST_BYTES: usize = BLOCK * LANES * 20 / 16;
+
+#[repr(C, align(64))]
+struct Slots([u8; (CHUNK / BLOCK + SPARE) * MOST_BYTES]);
+
+/// Decoded blocks, each in a slot: the one of a chunk of a tile after the other, and then those of the next tile.
+#[derive(Clone, Copy)]
+struct Ring<F> {
+    start: *mut u8,
+    end: *mut u8,
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Ring<F> {
+    const SLOT: usize = BLOCK / F::SUB * LANES * Decoded::<F>::BLOCK_BYTES;
+
+    /// For chunks of so many blocks. A single group of rows needs each block once.
+    fn new(start: *mut u8, blocks: usize, groups: usize) -> Self {
+        let unit = const { Decoder::<F>::UNIT / BLOCK };
+        const { assert!(Self::SLOT <= MOST_BYTES) };
+        const { assert!(SPARE.is_multiple_of(Decoder::<F>::UNIT / BLOCK)) };
+        let slots = if groups == 1 { SPARE } else { blocks.next_multiple_of(unit) + SPARE };
+        Ring { start, end: start.wrapping_add(slots * Self::SLOT), format: PhantomData }
+    }
+
+    /// The slot after this one.
+    #[inline(always)]
+    fn next(self, slot: *const u8) -> *const u8 {
+        let next = slot.wrapping_add(Self::SLOT);
+        if next == self.end.cast_const() { self.start } else { next }
+    }
+}
+
+/// Decodes a chunk of the columns of tile after tile into a ring.
+struct Decoder<F> {
+    ring: Ring<F>,
+    slot: *mut u8,
+    codes: *const u8,
+    cols: usize,
+    /// Columns of the tile that are left.
+    left: usize,
+    /// Bytes from the chunk's end in a tile to its beginning in the next.
+    gap: usize,
+    /// Blocks that have been decoded, and all.
+    decoded: usize,
+    blocks: usize,
+}
+
+impl<F: Format> Decoder<F> {
+    /// Columns that are decoded at once.
+    const UNIT: usize = if F::BLOCK > BLOCK { F::BLOCK } else { BLOCK };
+
+    fn new(ring: Ring<F>, codes: *const u8, cols: usize, gap: usize, blocks: usize) -> Self {
+        const { assert!(CHUNK.is_multiple_of(Self::UNIT)) };
+        Decoder { ring, slot: ring.start, codes, cols, left: cols, gap, decoded: 0, blocks }
+    }
+
+    /// Decodes so many blocks, all in all, if there are so many.
+    ///
+    /// # Safety
+    /// Needs the instruction set, the tiles and a ring with room for what it has not yet forgotten.
+    #[inline(always)]
+    unsafe fn reach(&mut self, blocks: usize) {
+        while self.decoded < blocks.min(self.blocks) {
+            // SAFETY: the caller's.
+            unsafe { self.unit() };
         }
     }
-    sums
+
+    /// # Safety
+    /// As [`Decoder::reach`]; there must be something left to decode.
+    #[inline(always)]
+    unsafe fn unit(&mut self) {
+        let cols = self.left.min(Self::UNIT);
+        // SAFETY: the caller's.
+        unsafe {
+            if cols == Self::UNIT {
+                Decoded::<F>::write::<V, true>(self.codes, Self::UNIT / F::BLOCK, self.slot);
+            } else {
+                // Half a block. What is not there counts nothing, its factors being zero.
+                let none = Factors::<V> { scale: V::splat(0.0), min: V::splat(0.0) };
+                for s in cols / F::SUB..BLOCK / F::SUB {
+                    Decoded::<F>::write_factors(self.slot.add(s * LANES * Decoded::<F>::BLOCK_BYTES), none);
+                }
+                Decoded::<F>::write::<V, true>(self.codes, 1, self.slot);
+            }
+        }
+        self.decoded += Self::UNIT / BLOCK;
+        self.slot = self.slot.wrapping_add(Self::UNIT / BLOCK * Ring::<F>::SLOT);
+        if self.slot == self.ring.end {
+            self.slot = self.ring.start;
+        }
+        self.codes = self.codes.wrapping_add(cols / F::BLOCK * LANES * F::BLOCK_BYTES);
+        self.left -= cols;
+        if self.left == 0 {
+            (self.left, self.codes) = (self.cols, self.codes.wrapping_add(self.gap));
+        }
+    }
+}
+
+/// The sums of a tile's rows.
+///
+/// # Safety
+/// Needs the instruction set and the sums.
+#[inline(always)]
+unsafe fn get(sums: *const f32) -> [Vector; TILE_ROWS] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut values = [V::splat(0.0); TILE_ROWS];
+        for (r, value) in values.iter_mut().enumerate() {
+            *value = V::load(sums.add(r * LANES));
+        }
+        values
+    }
+}
+
+/// Writes them.
+///
+/// # Safety
+/// As [`get`].
+#[inline(always)]
+unsafe fn put(sums: *mut f32, values: [Vector; TILE_ROWS]) {
+    // SAFETY: the caller's.
+    unsafe {
+        for (r, value) in values.into_iter().enumerate() {
+            V::store(sums.add(r * LANES), value);
+        }
+    }
 }
 
 /// Stores the sums of sub-block `s`.
@@ -208,26 +351,19 @@ struct Block<F> {
 }
 
 impl<F: Format> Block<F> {
-    const WEIGHTS: usize = BLOCK / F::SUB * LANES * Decoded::<F>::BLOCK_BYTES;
-
+    /// The first block of the rows.
     #[inline(always)]
-    fn next(self) -> Self {
-        let Block { weights, record, high, .. } = self;
-        Block {
-            weights: weights.wrapping_add(Self::WEIGHTS),
-            record: record.wrapping_add(record::BYTES * TILE_ROWS),
-            high: high.wrapping_add(1),
-            ..self
-        }
+    fn new(weights: *const u8, x: Rows<TILE_ROWS>) -> Self {
+        Block { weights, record: x.block(0), high: x.high, x, format: PhantomData }
     }
 
     #[inline(always)]
-    fn previous(self) -> Self {
+    fn next(self, ring: Ring<F>) -> Self {
         let Block { weights, record, high, .. } = self;
         Block {
-            weights: weights.wrapping_sub(Self::WEIGHTS),
-            record: record.wrapping_sub(record::BYTES * TILE_ROWS),
-            high: high.wrapping_sub(1),
+            weights: ring.next(weights),
+            record: record.wrapping_add(record::BYTES * TILE_ROWS),
+            high: high.wrapping_add(1),
             ..self
         }
     }
@@ -235,7 +371,7 @@ impl<F: Format> Block<F> {
     /// Loads the operands of sub-block `s`.
     ///
     /// # Safety
-    /// As [`product`], as all below: the block must be there.
+    /// Needs the instruction set and the block, as all below.
     #[inline(always)]
     unsafe fn load<const LEFT: u8, const RIGHT: u8>(self, s: usize) {
         // SAFETY: the caller's.
@@ -245,9 +381,28 @@ impl<F: Format> Block<F> {
         }
     }
 
-    /// Multiplies sub-block `s`, and loads the operands of the one after next.
+    /// Multiplies sub-block `s`, stores the sums of the one before, and loads the operands of the one after next, which may
+    /// be the next block's.
     #[inline(always)]
-    unsafe fn step<const SUMS: u8, const LEFT: u8, const RIGHT: u8>(self, s: usize, next: Self, kept: *mut Kept) {
+    unsafe fn step(self, s: usize, next: Self, kept: *mut Kept) {
+        // SAFETY: the caller's.
+        unsafe {
+            if s.is_multiple_of(2) {
+                self.step_by::<S0, L0, R0>(s, next, kept);
+            } else {
+                self.step_by::<S1, L1, R1>(s, next, kept);
+            }
+            if s % 2 == 1 {
+                store::<S0>(kept, s - 1);
+            } else if s > 0 {
+                store::<S1>(kept, s - 1);
+            }
+        }
+    }
+
+    /// Likewise, but for the store: by these tiles.
+    #[inline(always)]
+    unsafe fn step_by<const SUMS: u8, const LEFT: u8, const RIGHT: u8>(self, s: usize, next: Self, kept: *mut Kept) {
         let subs = BLOCK / F::SUB;
         // SAFETY: the caller's.
         unsafe {
@@ -288,21 +443,20 @@ impl<F: Format> Block<F> {
         }
     }
 
-    /// Adds what has been computed of the first COLS columns of the block to the sums of `rows`: in the order of
-    /// [`super::quantised`]'s `block_product`.
+    /// Adds what has been computed of the block to the sums of `rows`: in the order of [`super::quantised`]'s `block_product`.
     #[inline(always)]
-    unsafe fn add<const COLS: usize>(self, kept: *const Kept, rows: Range<usize>, sums: &mut [Vector; TILE_ROWS]) {
+    unsafe fn add(self, kept: *const Kept, rows: Range<usize>, sums: &mut [Vector; TILE_ROWS]) {
         // SAFETY: the caller's.
         unsafe {
             for r in rows {
                 let mut scaled = V::splat(0.0);
-                for s in 0..COLS / F::SUB {
+                for s in 0..BLOCK / F::SUB {
                     let dot = V::to_f32(V::load_words((*kept).low[s].0[r].as_ptr().cast()));
                     let d = Decoded::<F>::factors::<V>(self.sub_block(s)).scale;
                     scaled = if s == 0 { V::mul(dot, d) } else { V::fma(dot, d, scaled) };
                 }
                 if F::ZERO.is_none() {
-                    for s in 0..COLS / F::SUB {
+                    for s in 0..BLOCK / F::SUB {
                         let m = Decoded::<F>::factors::<V>(self.sub_block(s)).min;
                         sums[r] = V::fma(m, V::splat(self.x.value(self.record, record::SUMS, s, r)), sums[r]);
                     }

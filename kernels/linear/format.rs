@@ -330,6 +330,21 @@ unsafe impl<F: Format> Format for Decoded<F> {
 }
 
 impl<F: Format> Decoded<F> {
+    /// Writes the factors of the sub-block at `out`.
+    ///
+    /// # Safety
+    /// Needs the instruction set, and the sub-block.
+    #[inline(always)]
+    pub unsafe fn write_factors<S: Simd>(out: *mut u8, factors: Factors<S>) {
+        // SAFETY: the caller's.
+        unsafe {
+            S::store(out.add(LANES * F::SUB).cast(), factors.scale);
+            if F::ZERO.is_none() {
+                S::store(out.add(LANES * (F::SUB + 4)).cast(), factors.min);
+            }
+        }
+    }
+
     /// Decodes `blocks` of F's blocks at `tile` to `out`; SIGNED: codes that have a zero less that zero, as signed bytes.
     ///
     /// # Safety
@@ -351,10 +366,8 @@ impl<F: Format> Decoded<F> {
                         }
                         S::store_words(out.add(LANES * 4 * g), word);
                     }
-                    S::store(out.add(LANES * F::SUB).cast(), sub.scale::<S>(factors));
-                    if F::ZERO.is_none() {
-                        S::store(out.add(LANES * (F::SUB + 4)).cast(), sub.min::<S>(factors));
-                    }
+                    let (scale, min) = (sub.scale::<S>(factors), sub.min::<S>(factors));
+                    Self::write_factors::<S>(out, Factors { scale, min });
                     out = out.add(LANES * Self::BLOCK_BYTES);
                 }
             }
