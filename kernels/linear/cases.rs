@@ -3,7 +3,7 @@
 use crate::quant::DType;
 
 /// (rows of x, outputs, columns); columns are rounded up to whole blocks ([`columns`]).
-pub const CASES: [(usize, usize, usize); 9] = [
+pub const CASES: [(usize, usize, usize); 11] = [
     (1, 1, 1),
     (1, 16, 32),
     (1, 48, 256),
@@ -12,6 +12,8 @@ pub const CASES: [(usize, usize, usize); 9] = [
     (7, 40, 288),
     (13, 15, 512),
     (16, 64, 1536),
+    (20, 40, 800),
+    (33, 40, 288),
     (67, 100, 320),
 ];
 

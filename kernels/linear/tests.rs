@@ -108,8 +108,9 @@ fn relative_error(got: &Matrix, want: &Matrix) -> f64 {
 fn a_row_depends_on_itself_alone() {
     let mut rng = Rng::new(11);
     for dtype in DType::ALL {
-        // Enough rows for two bands and for tiles that are decoded beforehand, enough columns for two chunks of them.
-        let (rows, outputs, cols) = (140, 50, columns(dtype, 1024));
+        // Enough rows for two bands and for tiles that are decoded beforehand, enough columns for two chunks of them, and half a block
+        // of activations at the end.
+        let (rows, outputs, cols) = (140, 50, columns(dtype, 1056));
         let x = Matrix::from_rows(&uneven(&mut rng, rows, cols), rows, cols);
         let precision = Precision::fine_above(2.0);
         let sources = [random_source(&mut rng, dtype, outputs, cols), random_source(&mut rng, DType::Q8_0, 20, cols)];
