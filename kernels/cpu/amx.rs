@@ -7,6 +7,7 @@
 use super::avx512;
 pub use super::avx512::Avx512;
 use std::arch::asm;
+use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 /// The most rows of a tile.
@@ -23,7 +24,7 @@ pub fn is_available() -> bool {
     *AVAILABLE.get_or_init(|| {
         // Leaf 7, EDX: bit 22 is AMX-BF16, bit 24 AMX-TILE, bit 25 AMX-INT8.
         let all = 1 << 22 | 1 << 24 | 1 << 25;
-        avx512::has_bf16() && std::arch::x86_64::__cpuid_count(7, 0).edx & all == all && permitted()
+        avx512::has_bf16() && __cpuid_count(7, 0).edx & all == all && permitted()
     })
 }
 
@@ -90,6 +91,25 @@ pub fn run<K: TileKernel>(kernel: K) {
 unsafe fn enter<K: TileKernel>(kernel: K) {
     // SAFETY: the caller's.
     unsafe { kernel.run() }
+}
+
+/// The sums of the products of each lane's four bytes, signed or not, with the four signed bytes of `x`.
+///
+/// # Safety
+/// Needs [`is_available`].
+#[inline(always)]
+pub unsafe fn dots(bytes: __m512i, signed: bool, x: i32) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe {
+        let (zero, x) = (_mm512_setzero_si512(), _mm512_set1_epi32(x));
+        if !signed {
+            return _mm512_dpbusd_epi32(zero, bytes, x);
+        }
+        // 128 more than each byte is an unsigned one.
+        let more = _mm512_set1_epi8(i8::MIN);
+        let dots = _mm512_dpbusd_epi32(zero, _mm512_xor_si512(bytes, more), x);
+        _mm512_sub_epi32(dots, _mm512_dpbusd_epi32(zero, more, x))
+    }
 }
 
 /// Gives the tiles shapes; what they hold becomes zero.

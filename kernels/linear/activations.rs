@@ -7,7 +7,9 @@
 //! A block of 64 activations (32 at a row's end, if it has no more) is `scale * code`, with `scale` its greatest magnitude over
 //! 127: codes of 8 bits. Where that magnitude stands out ([`Precision`]) the scale is smaller, and codes beyond 8 bits are
 //! `256 * high + low`: the kernel multiplies once more by the high parts of those words of four codes that have any. Scale and
-//! codes follow from the row alone; where another row of the group has high parts, this one's are zero and change no bit.
+//! codes follow from the row alone; where another row of the group has high parts, this one's are zero and change no bit. Groups
+//! of 16, which are AMX's, list their high parts four rows at a time: with SmolLM2's prompts half of such blocks have any, in 3 of
+//! 16 words, half of these in a single row.
 
 use super::{OutOfMemory, Precision};
 use crate::Tensor;
@@ -16,6 +18,9 @@ use std::ops::Range;
 
 /// Activations that share a scale.
 pub(super) const BLOCK: usize = 64;
+/// Rows of a group whose high parts are listed, and rows of which a word is listed at once.
+const LISTED: usize = 16;
+pub(super) const QUAD: usize = 4;
 /// What rows are a multiple of.
 const HALF: usize = BLOCK / 2;
 /// Rows that are packed by one thread: whole groups.
@@ -29,9 +34,12 @@ const FINER: f32 = 0.5;
 /// Byte offsets, for each row of the group, of the parts of a record. But for codes, which are a row's 64 after the other's, a
 /// part has the values of the group's rows side by side.
 pub(super) mod record {
+    use super::LANES;
+
     /// Low parts of the codes.
     pub const CODES: usize = 0;
-    /// High parts; a word counts only where [`super::Scratch::high`] says so.
+    /// High parts; a word counts only where [`super::Scratch::high`] says so. In groups of [`super::LISTED`] rows, quads: a word of
+    /// [`super::QUAD`] rows each, of which one has some.
     pub const HIGH: usize = 64;
     /// f32.
     pub const SCALE: usize = 128;
@@ -41,11 +49,19 @@ pub(super) mod record {
     pub const CODE_SUMS: usize = 140;
     /// i32, negated sums of 16 codes, times 2 to the power of [`SHORT_SHIFT`].
     pub const SHORT_SUMS: usize = 148;
+    /// In groups of [`super::LISTED`] rows, instead of these and those: where the quads of high parts belong ([`place`]).
+    pub const PLACES: usize = SHORT_SUMS;
     /// What the weights' code for zero is at least: as much is done once, instead of by each product.
     pub const CODE_SHIFT: u32 = 3;
     pub const SHORT_SHIFT: u32 = 5;
     /// All of it.
     pub const BYTES: usize = 164;
+
+    /// Which quad of the group's rows, and which word of theirs.
+    #[inline(always)]
+    pub fn place(place: u8) -> (usize, usize) {
+        (usize::from(place) / LANES, usize::from(place) % LANES)
+    }
 }
 
 /// Evaluates `$body` for each group of R rows that covers `$rows`, `$row` being its first; R is 16, 8, 4, 2 or 1, and at most
@@ -96,7 +112,8 @@ struct Line(#[expect(dead_code, reason = "read and written through pointers")] [
 #[derive(Debug, Default)]
 pub struct Scratch {
     records: Vec<Line>,
-    /// For each block of a group, at the place of the group's first row, a bit for each word in which a row has high parts.
+    /// For each block of a group, at the place of the group's first row, a bit for each word in which a row has high parts; of groups
+    /// of [`LISTED`] rows, how many quads are listed.
     high: Vec<u16>,
     blocks: usize,
 }
@@ -128,7 +145,7 @@ impl Scratch {
         self.records[offset / size_of::<Line>()..].as_ptr().cast::<u8>().wrapping_add(offset % size_of::<Line>())
     }
 
-    /// For each block of that group, which words have high parts.
+    /// For each block of that group, which words have high parts, or how many quads are listed.
     pub(super) fn high(&self, row: usize) -> *const u16 {
         self.high[row * self.blocks..].as_ptr()
     }
@@ -220,7 +237,7 @@ impl Pack {
     }
 
     /// Writes record `b` of the group whose first row is `row`; with high parts if the block stands out in any of the rows.
-    /// Returns which words have high parts.
+    /// Returns which words have high parts, or how many quads are listed.
     ///
     /// # Safety
     /// Needs the instruction set, the rows, and the block's greatest magnitudes in place of its scales.
@@ -242,6 +259,7 @@ impl Pack {
             scales.write_unaligned(scale);
             let low = self.part::<u8, R>(records, b, record::CODES);
             let high = self.part::<u8, R>(records, b, record::HIGH);
+            let mut tops_of = [[0u32; LANES]; R];
             let (mut sums, mut words) = ([[0; 4]; R], 0);
             for r in 0..R {
                 let x = self.x.get().add((row + r) * self.stride + b * BLOCK);
@@ -251,8 +269,11 @@ impl Pack {
                 }
                 if stands_out {
                     let tops = split::<S>(&mut codes);
-                    S::store_words(high.add(BLOCK * r), tops);
                     sums[r] = S::sums_i8(tops).map(|sum| 256 * sum);
+                    S::store_words(
+                        if R == LISTED { tops_of[r].as_mut_ptr().cast() } else { high.add(BLOCK * r) },
+                        tops,
+                    );
                     words |= S::words_set(tops);
                 }
                 let codes = S::pack_i8(codes);
@@ -261,12 +282,39 @@ impl Pack {
                     *sum += low;
                 }
             }
+            if R == LISTED {
+                words = self.list(records, b, &tops_of, words);
+            }
             self.put_sums(records, b, &scale, &sums);
             words
         }
     }
 
-    /// Writes the sums of 16 and 32 codes, those of 16 being known, and of the activations.
+    /// Lists the high parts of a group's rows, which are in these words, and returns how many quads that makes.
+    ///
+    /// # Safety
+    /// Needs the record of a group of LISTED rows.
+    unsafe fn list<const R: usize>(&self, records: *mut u8, b: usize, tops: &[[u32; LANES]; R], words: u16) -> u16 {
+        // SAFETY: the caller's; there is room for a quad of each word.
+        unsafe {
+            let high = self.part::<[u32; QUAD], R>(records, b, record::HIGH);
+            let places = self.part::<u8, R>(records, b, record::PLACES);
+            let mut quads = 0;
+            for word in (0..LANES).filter(|word| words >> word & 1 != 0) {
+                for (q, rows) in tops.as_chunks::<QUAD>().0.iter().enumerate() {
+                    let quad = rows.map(|row| row[word]);
+                    if quad != [0; QUAD] {
+                        *high.add(quads) = quad;
+                        *places.add(quads) = (q * LANES + word) as u8;
+                        quads += 1;
+                    }
+                }
+            }
+            quads as u16
+        }
+    }
+
+    /// Writes the sums of the activations; and of 16 and 32 codes, those of 16 being known, but for groups that are AMX's.
     ///
     /// # Safety
     /// Needs the record.
@@ -281,6 +329,9 @@ impl Pack {
                 for r in 0..R {
                     let [first, second] = [sums[r][2 * half], sums[r][2 * half + 1]];
                     *of_activations.add(r) = scale[r] * (first + second) as f32;
+                    if R == LISTED {
+                        continue;
+                    }
                     *of_codes.add(r) = -(first + second) << record::CODE_SHIFT;
                     *of_quarters.add(r) = -first << record::SHORT_SHIFT;
                     *of_quarters.add(R + r) = -second << record::SHORT_SHIFT;

@@ -3,12 +3,12 @@
 //!
 //! A tile's sub-block of a chunk is decoded to signed bytes in the order in which it lies, which is that of a right tile of AMX: a
 //! row for each word of codes. The unit then computes the whole numbers of 16 outputs times 16 rows, in memory on their way to
-//! the vectors that scale and add them up.
+//! the vectors that add the products of high parts, scale, and add them up.
 //!
 //! Blocks follow each other without a pause: those of a chunk of a tile, times each group of rows, tile after tile. While the unit is
 //! at one, the vectors scale and add the one before, and decode what comes two later.
 
-use super::activations::{BLOCK, record};
+use super::activations::{BLOCK, QUAD, record};
 use super::cpu::PartJob;
 use super::format::{Decoded, Factors, Format};
 use super::quantised::{Ahead, CHUNK, Rows, in_eights};
@@ -21,27 +21,26 @@ use std::ops::Range;
 /// A part in format F, for some of the job's rows: whole groups.
 pub struct AmxTiles<'a, F>(pub &'a PartJob<'a>, pub Range<usize>, pub PhantomData<F>);
 
-/// The tiles of even sub-blocks, of odd ones, and of high parts.
+/// The tiles of even sub-blocks, and of odd ones.
 const S0: u8 = 0;
 const S1: u8 = 1;
-const S2: u8 = 2;
-const L0: u8 = 3;
-const L1: u8 = 4;
-const L2: u8 = 5;
-const R0: u8 = 6;
-const R1: u8 = 7;
+const L0: u8 = 2;
+const L1: u8 = 3;
+const R0: u8 = 4;
+const R1: u8 = 5;
 
 type Vector = <V as Simd>::F;
 
-/// Whole numbers of a sub-block: 16 outputs of 16 rows.
+/// Whole numbers of a block: of each of 16 rows its sub-blocks', each of 16 outputs.
 #[repr(C, align(64))]
-struct Dots([[i32; LANES]; TILE_ROWS]);
+struct Kept([i32; MOST * LANES * TILE_ROWS]);
 
-/// Those of the sub-blocks of a block, and of their high parts.
-#[repr(C)]
-struct Kept {
-    low: [Dots; MOST],
-    high: [Dots; MOST],
+impl Kept {
+    /// Those of row `r` and sub-block `s`.
+    #[inline(always)]
+    fn dots<F: Format>(kept: *const Kept, r: usize, s: usize) -> *const u8 {
+        kept.cast::<u8>().wrapping_add((r * (BLOCK / F::SUB) + s) * LANES * size_of::<i32>())
+    }
 }
 
 /// The most sub-blocks of a block.
@@ -64,7 +63,7 @@ impl<F: Format> AmxTiles<'_, F> {
     /// Of the tiles: sums of 16 rows times 16 outputs, 16 rows of a sub-block's activations, its words of 16 outputs.
     const SHAPES: Shapes = {
         let (sums, left, right) = ((TILE_ROWS, 64), (TILE_ROWS, F::SUB), (F::SUB / 4, 64));
-        Shapes::new([sums, sums, sums, left, left, left, right, right])
+        Shapes::new([sums, sums, left, left, right, right, (0, 0), (0, 0)])
     };
 
     /// The group of rows that begins with `row`, from block `block` on.
@@ -124,7 +123,7 @@ impl<F: Format> AmxTiles<'_, F> {
                         in_eights!(BLOCK / F::SUB, |s| {
                             next.step(s, later, then);
                             if s == 0 {
-                                store::<S1>(now, BLOCK / F::SUB - 1);
+                                store::<F, S1>(now, BLOCK / F::SUB - 1);
                                 at.add_high(now);
                             }
                             let rows = TILE_ROWS * F::SUB / BLOCK;
@@ -319,9 +318,9 @@ unsafe fn put(sums: *mut f32, values: [Vector; TILE_ROWS]) {
 /// # Safety
 /// Needs the instruction set.
 #[inline(always)]
-unsafe fn store<const SUMS: u8>(kept: *mut Kept, s: usize) {
+unsafe fn store<F: Format, const SUMS: u8>(kept: *mut Kept, s: usize) {
     // SAFETY: the caller's.
-    unsafe { amx::store::<SUMS>((&raw mut (*kept).low).cast::<Dots>().wrapping_add(s).cast(), 64) };
+    unsafe { amx::store::<SUMS>(Kept::dots::<F>(kept, 0, s).cast_mut(), BLOCK / F::SUB * LANES * size_of::<i32>()) };
 }
 
 /// The sums of rows of activations times words of codes, as [`Decoded`] has them.
@@ -346,8 +345,8 @@ unsafe fn multiply<F: Format, const SUMS: u8, const LEFT: u8, const RIGHT: u8>()
 struct Block<F> {
     weights: *const u8,
     record: *const u8,
-    /// Which words of it have high parts.
-    high: *const u16,
+    /// How many quads of words with high parts are listed.
+    quads: *const u16,
     x: Rows<TILE_ROWS>,
     format: PhantomData<F>,
 }
@@ -356,16 +355,16 @@ impl<F: Format> Block<F> {
     /// The first block of the rows.
     #[inline(always)]
     fn new(weights: *const u8, x: Rows<TILE_ROWS>) -> Self {
-        Block { weights, record: x.block(0), high: x.high, x, format: PhantomData }
+        Block { weights, record: x.block(0), quads: x.high, x, format: PhantomData }
     }
 
     #[inline(always)]
     fn next(self, ring: Ring<F>) -> Self {
-        let Block { weights, record, high, .. } = self;
+        let Block { weights, record, quads, .. } = self;
         Block {
             weights: ring.next(weights),
             record: record.wrapping_add(record::BYTES * TILE_ROWS),
-            high: high.wrapping_add(1),
+            quads: quads.wrapping_add(1),
             ..self
         }
     }
@@ -390,31 +389,25 @@ impl<F: Format> Block<F> {
         // SAFETY: the caller's.
         unsafe {
             if s.is_multiple_of(2) {
-                self.step_by::<S0, L0, R0>(s, next, kept);
+                self.step_by::<S0, L0, R0>(s, next);
             } else {
-                self.step_by::<S1, L1, R1>(s, next, kept);
+                self.step_by::<S1, L1, R1>(s, next);
             }
             if s % 2 == 1 {
-                store::<S0>(kept, s - 1);
+                store::<F, S0>(kept, s - 1);
             } else if s > 0 {
-                store::<S1>(kept, s - 1);
+                store::<F, S1>(kept, s - 1);
             }
         }
     }
 
     /// Likewise, but for the store: by these tiles.
     #[inline(always)]
-    unsafe fn step_by<const SUMS: u8, const LEFT: u8, const RIGHT: u8>(self, s: usize, next: Self, kept: *mut Kept) {
+    unsafe fn step_by<const SUMS: u8, const LEFT: u8, const RIGHT: u8>(self, s: usize, next: Self) {
         let subs = BLOCK / F::SUB;
         // SAFETY: the caller's.
         unsafe {
             multiply::<F, SUMS, LEFT, RIGHT>();
-            if *self.high >> (s * F::SUB / 4) & ((1 << (F::SUB / 4)) - 1) != 0 {
-                let codes = self.x.codes(self.record, record::HIGH).wrapping_add(s * F::SUB);
-                amx::load::<L2>(codes.cast(), BLOCK);
-                multiply::<F, S2, L2, RIGHT>();
-                amx::store::<S2>((*kept).high[s].0.as_mut_ptr().cast(), 64);
-            }
             if s + 2 < subs {
                 self.load::<LEFT, RIGHT>(s + 2);
             } else {
@@ -423,23 +416,28 @@ impl<F: Format> Block<F> {
         }
     }
 
-    /// Adds the high parts to the low ones.
+    /// Adds the products of high parts to those of low ones. Few words have any: for each quad of these, some 14 cycles. (A product
+    /// of tiles for each sub-block that has any, and vectors to add it, made linear layers of SmolLM2's prompts half as slow again
+    /// as without; quads make them a sixth slower. Tried and dropped: lists of single words; whole groups of a word; products of
+    /// 16 bits, which need no shift, but more quads. With codes and high parts both times 16, one instruction would do, for formats of 4
+    /// bits and parts from -8 to 7: it saved half of it, and needs another list for what is beyond.)
     #[inline(always)]
     unsafe fn add_high(self, kept: *mut Kept) {
-        // SAFETY: the caller's.
+        let high = self.x.codes(self.record, record::HIGH).cast::<[i32; QUAD]>();
+        let places = self.record.wrapping_add(record::PLACES * TILE_ROWS);
+        // SAFETY: the caller's; the quads are the block's.
         unsafe {
-            let (high, kept) = (*self.high, &mut *kept);
-            if high == 0 {
-                return;
-            }
-            for s in 0..BLOCK / F::SUB {
-                if high >> (s * F::SUB / 4) & ((1 << (F::SUB / 4)) - 1) == 0 {
-                    continue;
-                }
-                for (low, high) in kept.low[s].0.iter_mut().zip(&kept.high[s].0) {
-                    let high = V::shl(V::load_words(high.as_ptr().cast()), 8);
-                    let low: *mut u8 = low.as_mut_ptr().cast();
-                    V::store_words(low, V::add_words(V::load_words(low), high));
+            for i in 0..usize::from(*self.quads) {
+                let (quad, word) = record::place(*places.add(i));
+                let s = word / (F::SUB / 4);
+                // Between sub-blocks their factors lie.
+                let factors = (Decoded::<F>::BLOCK_BYTES - F::SUB) * LANES;
+                let codes = V::load_words(self.weights.wrapping_add(word * 4 * LANES + s * factors));
+                let sums = Kept::dots::<F>(kept, quad * QUAD, s).cast_mut();
+                for (r, x) in (*high.add(i)).iter().enumerate() {
+                    let dots = amx::dots(codes, F::ZERO.is_some(), *x);
+                    let sums = Kept::dots::<F>(sums.cast(), r, 0).cast_mut();
+                    V::store_words(sums, V::add_words(V::load_words(sums), V::shl(dots, 8)));
                 }
             }
         }
@@ -453,7 +451,7 @@ impl<F: Format> Block<F> {
             for r in rows {
                 let mut scaled = V::splat(0.0);
                 for s in 0..BLOCK / F::SUB {
-                    let dot = V::to_f32(V::load_words((*kept).low[s].0[r].as_ptr().cast()));
+                    let dot = V::to_f32(V::load_words(Kept::dots::<F>(kept, r, s)));
                     let d = Decoded::<F>::factors::<V>(self.sub_block(s)).scale;
                     scaled = if s == 0 { V::mul(dot, d) } else { V::fma(dot, d, scaled) };
                 }

@@ -187,7 +187,7 @@ impl<F: Format> QuantTiles<'_, F> {
 pub(super) struct Rows<const G: usize> {
     records: *const u8,
     first: usize,
-    /// Which words have high parts, of each block.
+    /// Which words have high parts, of each block, or how many are listed ([`Scratch::high`]).
     pub high: *const u16,
 }
 
