@@ -214,11 +214,7 @@ impl Pack {
                 let x = self.x.get().add((row + r) * self.stride);
                 let mut inverses = 0.0;
                 for b in 0..self.blocks {
-                    let mut max = S::splat(0.0);
-                    for k in (0..self.len(b)).step_by(LANES) {
-                        max = S::max(max, S::abs(S::load(x.add(b * BLOCK + k))));
-                    }
-                    let max = S::max_lane(max);
+                    let max = greatest::<S>(x.add(b * BLOCK), self.len(b));
                     inverses += if max > 0.0 { 1.0 / max } else { 0.0 };
                     *self.part::<f32, R>(records, b, record::SCALE).add(r) = max;
                 }
@@ -294,8 +290,9 @@ impl Pack {
     ///
     /// # Safety
     /// Needs the record of a group of LISTED rows.
+    #[inline(always)]
     unsafe fn list<const R: usize>(&self, records: *mut u8, b: usize, tops: &[[u32; LANES]; R], words: u16) -> u16 {
-        // SAFETY: the caller's; there is room for a quad of each word.
+        // SAFETY: the caller's; there is room for all quads.
         unsafe {
             let high = self.part::<[u32; QUAD], R>(records, b, record::HIGH);
             let places = self.part::<u8, R>(records, b, record::PLACES);
@@ -303,11 +300,10 @@ impl Pack {
             for word in (0..LANES).filter(|word| words >> word & 1 != 0) {
                 for (q, rows) in tops.as_chunks::<QUAD>().0.iter().enumerate() {
                     let quad = rows.map(|row| row[word]);
-                    if quad != [0; QUAD] {
-                        *high.add(quads) = quad;
-                        *places.add(quads) = (q * LANES + word) as u8;
-                        quads += 1;
-                    }
+                    // Written in any case: a branch that goes either way takes longer.
+                    *high.add(quads) = quad;
+                    *places.add(quads) = (q * LANES + word) as u8;
+                    quads += usize::from(quad.iter().fold(0, |all, top| all | top) != 0);
                 }
             }
             quads as u16
@@ -345,6 +341,20 @@ impl Pack {
     unsafe fn part<T, const R: usize>(&self, records: *mut u8, b: usize, part: usize) -> *mut T {
         // SAFETY: the caller's: the record is there.
         unsafe { records.add((b * record::BYTES + part) * R).cast() }
+    }
+}
+
+/// The greatest magnitude of a block, or half a block.
+///
+/// # Safety
+/// Needs the instruction set, and the block.
+#[inline(always)]
+unsafe fn greatest<S: Simd>(x: *const f32, len: usize) -> f32 {
+    // SAFETY: the caller's. Half a block is taken twice.
+    unsafe {
+        let second = x.add(len - HALF);
+        let first = S::max(S::abs(S::load(x)), S::abs(S::load(x.add(LANES))));
+        S::max_lane(S::max(first, S::max(S::abs(S::load(second)), S::abs(S::load(second.add(LANES))))))
     }
 }
 

@@ -419,8 +419,8 @@ impl<F: Format> Block<F> {
     /// Adds the products of high parts to those of low ones. Few words have any: for each quad of these, some 14 cycles. (A product
     /// of tiles for each sub-block that has any, and vectors to add it, made linear layers of SmolLM2's prompts half as slow again
     /// as without; quads make them a sixth slower. Tried and dropped: lists of single words; whole groups of a word; products of
-    /// 16 bits, which need no shift, but more quads. With codes and high parts both times 16, one instruction would do, for formats of 4
-    /// bits and parts from -8 to 7: it saved half of it, and needs another list for what is beyond.)
+    /// 16 bits, which need no shift, but more quads; a list of its own for high parts from -8 to 7, times 16 as codes of 4 bits are
+    /// then too, so that one instruction does for three: 0 to 4%.)
     #[inline(always)]
     unsafe fn add_high(self, kept: *mut Kept) {
         let high = self.x.codes(self.record, record::HIGH).cast::<[i32; QUAD]>();
