@@ -418,7 +418,7 @@ impl<F: Format> Block<F> {
 
     /// Adds the products of high parts to those of low ones. Few words have any: for each quad of these, some 14 cycles. (A product
     /// of tiles for each sub-block that has any, and vectors to add it, made linear layers of SmolLM2's prompts half as slow again
-    /// as without; quads make them a sixth slower. Tried and dropped: lists of single words; whole groups of a word; products of
+    /// as without; quads make them a sixth slower. With 16 bits everywhere quads take twice as long as tiles. Tried and dropped: lists of single words; whole groups of a word; products of
     /// 16 bits, which need no shift, but more quads; a list of its own for high parts from -8 to 7, times 16 as codes of 4 bits are
     /// then too, so that one instruction does for three: 0 to 4%.)
     #[inline(always)]
