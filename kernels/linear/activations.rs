@@ -49,7 +49,7 @@ pub(super) mod record {
     pub const CODE_SUMS: usize = 140;
     /// i32, negated sums of 16 codes, times 2 to the power of [`SHORT_SHIFT`].
     pub const SHORT_SUMS: usize = 148;
-    /// In groups of [`super::LISTED`] rows, instead of these and those: where the quads of high parts belong ([`place`]).
+    /// In groups of [`super::LISTED`] rows, which need neither kind of negated sums: where the quads of high parts belong ([`place`]).
     pub const PLACES: usize = SHORT_SUMS;
     /// What the weights' code for zero is at least: as much is done once, instead of by each product.
     pub const CODE_SHIFT: u32 = 3;
@@ -292,7 +292,7 @@ impl Pack {
     /// Needs the record of a group of LISTED rows.
     #[inline(always)]
     unsafe fn list<const R: usize>(&self, records: *mut u8, b: usize, tops: &[[u32; LANES]; R], words: u16) -> u16 {
-        // SAFETY: the caller's; there is room for all quads.
+        // SAFETY: the caller's; there is room for a quad of each word, and before one is written there are fewer.
         unsafe {
             let high = self.part::<[u32; QUAD], R>(records, b, record::HIGH);
             let places = self.part::<u8, R>(records, b, record::PLACES);
@@ -325,12 +325,11 @@ impl Pack {
                 for r in 0..R {
                     let [first, second] = [sums[r][2 * half], sums[r][2 * half + 1]];
                     *of_activations.add(r) = scale[r] * (first + second) as f32;
-                    if R == LISTED {
-                        continue;
+                    if R != LISTED {
+                        *of_codes.add(r) = -(first + second) << record::CODE_SHIFT;
+                        *of_quarters.add(r) = -first << record::SHORT_SHIFT;
+                        *of_quarters.add(R + r) = -second << record::SHORT_SHIFT;
                     }
-                    *of_codes.add(r) = -(first + second) << record::CODE_SHIFT;
-                    *of_quarters.add(r) = -first << record::SHORT_SHIFT;
-                    *of_quarters.add(R + r) = -second << record::SHORT_SHIFT;
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! the vectors that add the products of high parts, scale, and add them up.
 //!
 //! Blocks follow each other without a pause: those of a chunk of a tile, times each group of rows, tile after tile. While the unit is
-//! at one, the vectors scale and add the one before, and decode what comes two later.
+//! at one, the vectors scale and add the one before, and decode what comes two after it.
 
 use super::activations::{BLOCK, QUAD, record};
 use super::cpu::PartJob;
@@ -418,9 +418,10 @@ impl<F: Format> Block<F> {
 
     /// Adds the products of high parts to those of low ones. Few words have any: for each quad of these, some 14 cycles. (A product
     /// of tiles for each sub-block that has any, and vectors to add it, made linear layers of SmolLM2's prompts half as slow again
-    /// as without; quads make them a sixth slower. With 16 bits everywhere quads take twice as long as tiles. Tried and dropped: lists of single words; whole groups of a word; products of
-    /// 16 bits, which need no shift, but more quads; a list of its own for high parts from -8 to 7, times 16 as codes of 4 bits are
-    /// then too, so that one instruction does for three: 0 to 4%.)
+    /// as without; quads make them a sixth slower. With 16 bits everywhere, which no model has, quads take twice as long as tiles.
+    /// Tried and dropped: lists of single words; whole groups of a word; products of 16 bits, which need no shift, but more quads; a
+    /// list of its own for high parts from -8 to 7, times 16 as codes of 4 bits are then too, so that one instruction does for
+    /// three: 0 to 4%.)
     #[inline(always)]
     unsafe fn add_high(self, kept: *mut Kept) {
         let high = self.x.codes(self.record, record::HIGH).cast::<[i32; QUAD]>();
@@ -433,10 +434,9 @@ impl<F: Format> Block<F> {
                 // Between sub-blocks their factors lie.
                 let factors = (Decoded::<F>::BLOCK_BYTES - F::SUB) * LANES;
                 let codes = V::load_words(self.weights.wrapping_add(word * 4 * LANES + s * factors));
-                let sums = Kept::dots::<F>(kept, quad * QUAD, s).cast_mut();
                 for (r, x) in (*high.add(i)).iter().enumerate() {
                     let dots = amx::dots(codes, F::ZERO.is_some(), *x);
-                    let sums = Kept::dots::<F>(sums.cast(), r, 0).cast_mut();
+                    let sums = Kept::dots::<F>(kept, quad * QUAD + r, s).cast_mut();
                     V::store_words(sums, V::add_words(V::load_words(sums), V::shl(dots, 8)));
                 }
             }
