@@ -4,7 +4,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 /// All interleavings with up to `preemptions` preemptions; three find nearly all bugs that exist (loom's manual).
-fn model(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn model(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 10_000;
