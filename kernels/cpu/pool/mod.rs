@@ -16,7 +16,6 @@ use core_affinity::CoreId;
 use shares::{Job, Shares};
 use std::cell::Cell;
 use std::fmt;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
