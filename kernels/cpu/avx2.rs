@@ -303,6 +303,26 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn split_i8(a: [F; 4]) -> (W, W) {
+        unsafe {
+            let (mut low, mut high) = ([_mm256_setzero_si256(); 2], [_mm256_setzero_si256(); 2]);
+            for h in 0..2 {
+                let [w, x] = [both!(_mm256_cvtps_epi32, a[2 * h]), both!(_mm256_cvtps_epi32, a[2 * h + 1])];
+                // 128 more than the number is 256 times the high part, and the low part and 128.
+                let (more, byte) = (_mm256_set1_epi16(128), _mm256_set1_epi16(0xff));
+                let first = _mm256_add_epi16(_mm256_packs_epi32(w[0], w[1]), more);
+                let second = _mm256_add_epi16(_mm256_packs_epi32(x[0], x[1]), more);
+                let bytes = _mm256_packus_epi16(_mm256_and_si256(first, byte), _mm256_and_si256(second, byte));
+                let bytes = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
+                let tops = _mm256_packs_epi16(_mm256_srai_epi16::<8>(first), _mm256_srai_epi16::<8>(second));
+                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                low[h] = _mm256_permutevar8x32_epi32(bytes, order);
+                high[h] = _mm256_permutevar8x32_epi32(tops, order);
+            }
+            (low, high)
+        }
+    }
+    #[inline(always)]
     unsafe fn sums_i8(a: W) -> [i32; 4] {
         let mut sums = [0; 4];
         for h in 0..2 {

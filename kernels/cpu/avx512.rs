@@ -161,6 +161,19 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn max_lane(a: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(a) }
     }
+    #[inline(always)]
+    unsafe fn max_of_each<const R: usize>(vectors: [__m512; R]) -> __m512 {
+        unsafe {
+            if R == 1 {
+                return _mm512_set1_ps(Self::max_lane(vectors[0]));
+            }
+            let eight = greatest_quarters(greatest_of_four(&vectors, 0), greatest_of_four(&vectors, 4));
+            if R <= 8 {
+                return greatest_quarters(eight, eight);
+            }
+            greatest_quarters(eight, greatest_quarters(greatest_of_four(&vectors, 8), greatest_of_four(&vectors, 12)))
+        }
+    }
 
     #[inline(always)]
     unsafe fn splat_word(x: u32) -> __m512i {
@@ -241,13 +254,30 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
-    unsafe fn sums_i8(a: __m512i) -> [i32; 4] {
+    unsafe fn split_i8(a: [__m512; 4]) -> (__m512i, __m512i) {
         unsafe {
-            let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), a);
-            let eights = _mm512_add_epi32(fours, _mm512_shuffle_epi32::<0b10_11_00_01>(fours));
-            let sums = _mm512_add_epi32(eights, _mm512_shuffle_epi32::<0b01_00_11_10>(eights));
-            let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-            std::mem::transmute(_mm512_castsi512_si128(_mm512_permutexvar_epi32(first, sums)))
+            let first = _mm512_packs_epi32(_mm512_cvtps_epi32(a[0]), _mm512_cvtps_epi32(a[1]));
+            let second = _mm512_packs_epi32(_mm512_cvtps_epi32(a[2]), _mm512_cvtps_epi32(a[3]));
+            // 128 more than the number is 256 times the high part, and the low part and 128.
+            let (more, byte) = (_mm512_set1_epi16(128), _mm512_set1_epi16(0xff));
+            let (first, second) = (_mm512_add_epi16(first, more), _mm512_add_epi16(second, more));
+            let low = _mm512_packus_epi16(_mm512_and_si512(first, byte), _mm512_and_si512(second, byte));
+            let low = _mm512_xor_si512(low, _mm512_set1_epi8(-128));
+            let high = _mm512_packs_epi16(_mm512_srai_epi16::<8>(first), _mm512_srai_epi16::<8>(second));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            (_mm512_permutexvar_epi32(order, low), _mm512_permutexvar_epi32(order, high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sums_i8(a: __m512i) -> [i32; 4] {
+        unsafe { sums_of_quarters(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), a)) }
+    }
+    #[inline(always)]
+    unsafe fn sums_of_split(low: __m512i, high: __m512i) -> [i32; 4] {
+        unsafe {
+            let ones = _mm512_set1_epi8(1);
+            let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, high);
+            sums_of_quarters(_mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(fours), ones, low))
         }
     }
     #[inline(always)]
@@ -312,5 +342,48 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
             }
             sums
         }
+    }
+}
+
+/// Of four vectors from `first` on (the last one again, where there are no more) the greatest lane of each 128-bit quarter, in that
+/// quarter, in order.
+///
+/// # Safety
+/// Needs the instruction set, as the one below.
+#[inline(always)]
+unsafe fn greatest_of_four<const R: usize>(vectors: &[__m512; R], first: usize) -> __m512 {
+    let at = |i: usize| (first + i).min(R - 1);
+    // SAFETY: the caller's.
+    unsafe {
+        let (a, b, c, d) = (vectors[at(0)], vectors[at(1)], vectors[at(2)], vectors[at(3)]);
+        let ab = _mm512_castps_pd(_mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+        let cd = _mm512_castps_pd(_mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+        let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+        _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
+    }
+}
+
+/// The greater of the quarters 0 and 1 of a, of its quarters 2 and 3, and of b's.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn greatest_quarters(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller's.
+    unsafe { _mm512_max_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b)) }
+}
+
+/// Sums of each 128-bit quarter's words.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn sums_of_quarters(words: __m512i) -> [i32; 4] {
+    // SAFETY: the caller's.
+    unsafe {
+        let pairs = _mm512_add_epi32(words, _mm512_shuffle_epi32::<0b10_11_00_01>(words));
+        let sums = _mm512_add_epi32(pairs, _mm512_shuffle_epi32::<0b01_00_11_10>(pairs));
+        let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+        std::mem::transmute(_mm512_castsi512_si128(_mm512_permutexvar_epi32(first, sums)))
     }
 }

@@ -210,6 +210,14 @@ unsafe impl Simd for Portable {
         })
     }
     #[inline(always)]
+    unsafe fn split_i8(a: [F; 4]) -> (W, W) {
+        let more = |w: usize, i: usize| a[w / 4][w % 4 * 4 + i].round_ties_even() as i32 + 128;
+        let words = |byte: &dyn Fn(i32) -> u8| -> W {
+            std::array::from_fn(|w| u32::from_le_bytes(std::array::from_fn(|i| byte(more(w, i)))))
+        };
+        (words(&|more| more as u8 ^ 128), words(&|more| (more >> 8) as u8))
+    }
+    #[inline(always)]
     unsafe fn sums_i8(a: W) -> [i32; 4] {
         std::array::from_fn(|q| {
             a[4 * q..4 * q + 4].iter().flat_map(|w| w.to_le_bytes()).map(|b| i32::from(b as i8)).sum()

@@ -152,8 +152,17 @@ pub unsafe trait Simd: Copy + 'static {
     }
     /// f32 that round to whole numbers from -128 to 127, ties to even: as 64 signed bytes.
     unsafe fn pack_i8(a: [Self::F; 4]) -> Self::W;
+    /// f32 that round to whole numbers from -32639 to 32639, ties to even: as `low + 256 high`, both 64 signed bytes.
+    unsafe fn split_i8(a: [Self::F; 4]) -> (Self::W, Self::W);
     /// Exact sums of the first 16 signed bytes, of the next 16, and so on.
     unsafe fn sums_i8(a: Self::W) -> [i32; 4];
+    /// The same of `low + 256 high`.
+    #[inline(always)]
+    unsafe fn sums_of_split(low: Self::W, high: Self::W) -> [i32; 4] {
+        // SAFETY: the caller's.
+        let (low, high) = unsafe { (Self::sums_i8(low), Self::sums_i8(high)) };
+        std::array::from_fn(|i| low[i] + 256 * high[i])
+    }
     /// A bit for each word that is not zero, the first at the bottom.
     unsafe fn words_set(a: Self::W) -> u16;
     /// To each lane of `sums[r]` the exact sum over `g` in `groups` and `j < 4` of the unsigned bytes `codes[g].j`, below
@@ -337,6 +346,91 @@ mod tests {
                 S::store(self.for_bf16.as_mut_ptr(), exp2_for_bf16::<S>(x));
             }
         }
+    }
+
+    struct Splits<'a> {
+        x: &'a [[f32; LANES]; 4],
+        parts: &'a mut [[i8; 64]; 2],
+        sums: &'a mut [i32; 4],
+    }
+
+    impl Kernel for Splits<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            // SAFETY: Isa::run vouches for the instruction set.
+            unsafe {
+                let x = self.x;
+                let codes =
+                    [S::load(x[0].as_ptr()), S::load(x[1].as_ptr()), S::load(x[2].as_ptr()), S::load(x[3].as_ptr())];
+                let (low, high) = S::split_i8(codes);
+                S::store_words(self.parts[0].as_mut_ptr().cast(), low);
+                S::store_words(self.parts[1].as_mut_ptr().cast(), high);
+                *self.sums = S::sums_of_split(low, high);
+            }
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_split_into_bytes() {
+        const MOST: i32 = 127 * 257;
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            // Each between two whole numbers, half the time as far from both.
+            for first in (-2 * MOST..2 * MOST).step_by(64) {
+                let x: [[f32; LANES]; 4] = std::array::from_fn(|q| {
+                    std::array::from_fn(|i| (first + (LANES * q + i) as i32).min(2 * MOST) as f32 / 2.0)
+                });
+                let (mut parts, mut sums) = ([[0; 64]; 2], [0; 4]);
+                isa.run(Splits { x: &x, parts: &mut parts, sums: &mut sums });
+                let whole: Vec<i32> = x.iter().flatten().map(|x| x.round_ties_even() as i32).collect();
+                let split: Vec<i32> = (0..64).map(|i| i32::from(parts[0][i]) + 256 * i32::from(parts[1][i])).collect();
+                assert_eq!(split, whole, "{}", isa.name());
+                assert_eq!(
+                    sums.to_vec(),
+                    whole.chunks(16).map(|q| q.iter().sum()).collect::<Vec<i32>>(),
+                    "{}",
+                    isa.name()
+                );
+            }
+        }
+    }
+
+    struct MaxOfEach<'a, const R: usize>(&'a [[f32; LANES]; R], &'a mut [f32; LANES]);
+
+    impl<const R: usize> Kernel for MaxOfEach<'_, R> {
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            // SAFETY: Isa::run vouches for the instruction set.
+            unsafe {
+                let mut vectors = [S::splat(0.0); R];
+                for (vector, values) in vectors.iter_mut().zip(self.0) {
+                    *vector = S::load(values.as_ptr());
+                }
+                S::store(self.1.as_mut_ptr(), S::max_of_each(vectors));
+            }
+        }
+    }
+
+    fn check_max_of_each<const R: usize>() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for greatest in 0..LANES {
+                let of = |r: usize, i: usize| {
+                    if i == (greatest + 3 * r) % LANES { r as f32 } else { -((i + r) as f32) - 1.0 }
+                };
+                let vectors: [[f32; LANES]; R] = std::array::from_fn(|r| std::array::from_fn(|i| of(r, i)));
+                let mut max = [f32::NAN; LANES];
+                isa.run(MaxOfEach(&vectors, &mut max));
+                assert_eq!(max[..R], std::array::from_fn::<f32, R, _>(|r| r as f32), "{}, of {R}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn max_of_each_is_in_the_vectors_order() {
+        check_max_of_each::<1>();
+        check_max_of_each::<3>();
+        check_max_of_each::<6>();
+        check_max_of_each::<8>();
+        check_max_of_each::<16>();
     }
 
     /// The greatest score must weigh exactly 1, and what is masked exactly 0.

@@ -14,6 +14,7 @@
 use super::{OutOfMemory, Precision};
 use crate::Tensor;
 use crate::cpu::{Cpu, Isa, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Activations that share a scale.
@@ -207,23 +208,37 @@ impl Pack {
         unsafe {
             let records = self.records.get().add(row * self.blocks * record::BYTES);
             let high = self.high.get().add(row * self.blocks);
-            // From which magnitude a row's blocks stand out.
-            let mut limits = [0.0; R];
-            for (r, limit) in limits.iter_mut().enumerate() {
-                // Each block's greatest magnitude, kept where its scale will be.
-                let x = self.x.get().add((row + r) * self.stride);
-                let mut inverses = 0.0;
-                for b in 0..self.blocks {
-                    let max = greatest::<S>(x.add(b * BLOCK), self.len(b));
-                    inverses += if max > 0.0 { 1.0 / max } else { 0.0 };
-                    *self.part::<f32, R>(records, b, record::SCALE).add(r) = max;
-                }
-                *limit = self.threshold * (self.blocks as f32 / inverses);
-            }
+            let limits = self.limits::<S, R>(row, records);
             for b in 0..self.blocks {
                 *high.add(b) = self.record::<S, R>(row, records, b, &limits);
             }
         }
+    }
+
+    /// From which magnitude a row's blocks stand out. Leaves each block's greatest magnitude where its scale will be.
+    ///
+    /// # Safety
+    /// As [`Pack::group`].
+    #[inline(always)]
+    unsafe fn limits<S: Simd, const R: usize>(&self, row: usize, records: *mut u8) -> [f32; R] {
+        let mut inverses = [0.0; R];
+        for b in 0..self.blocks {
+            // SAFETY: the caller's.
+            unsafe {
+                let mut magnitudes = [S::splat(0.0); R];
+                for (r, magnitudes) in magnitudes.iter_mut().enumerate() {
+                    *magnitudes = greatest::<S>(self.x.get().add((row + r) * self.stride + b * BLOCK), self.len(b));
+                }
+                let mut lanes = [0.0; LANES];
+                S::store(lanes.as_mut_ptr(), S::max_of_each(magnitudes));
+                let maxima: [f32; R] = std::array::from_fn(|r| lanes[r]);
+                for (inverse, max) in inverses.iter_mut().zip(maxima) {
+                    *inverse += if max > 0.0 { 1.0 / max } else { 0.0 };
+                }
+                self.part::<[f32; R], R>(records, b, record::SCALE).write_unaligned(maxima);
+            }
+        }
+        inverses.map(|inverse| self.threshold * (self.blocks as f32 / inverse))
     }
 
     /// Columns of block `b`.
@@ -255,7 +270,8 @@ impl Pack {
             scales.write_unaligned(scale);
             let low = self.part::<u8, R>(records, b, record::CODES);
             let high = self.part::<u8, R>(records, b, record::HIGH);
-            let mut tops_of = [[0u32; LANES]; R];
+            let mut tops_of = [const { MaybeUninit::<[u32; LANES]>::uninit() }; R];
+            // A bit for each word that has high parts: of all rows, or where they are listed of each quad's.
             let (mut sums, mut words) = ([[0; 4]; R], 0);
             for r in 0..R {
                 let x = self.x.get().add((row + r) * self.stride + b * BLOCK);
@@ -263,51 +279,53 @@ impl Pack {
                 for (q, codes) in codes.iter_mut().enumerate().take(self.len(b) / LANES) {
                     *codes = S::mul(S::load(x.add(q * LANES)), S::splat(inverses[r]));
                 }
-                if stands_out {
-                    let tops = split::<S>(&mut codes);
-                    sums[r] = S::sums_i8(tops).map(|sum| 256 * sum);
+                let codes = if stands_out {
+                    let (codes, tops) = S::split_i8(codes);
+                    sums[r] = S::sums_of_split(codes, tops);
                     S::store_words(
                         if R == LISTED { tops_of[r].as_mut_ptr().cast() } else { high.add(BLOCK * r) },
                         tops,
                     );
-                    words |= S::words_set(tops);
-                }
-                let codes = S::pack_i8(codes);
+                    words |= u64::from(S::words_set(tops)) << if R == LISTED { r / QUAD * LANES } else { 0 };
+                    codes
+                } else {
+                    let codes = S::pack_i8(codes);
+                    sums[r] = S::sums_i8(codes);
+                    codes
+                };
                 S::store_words(low.add(BLOCK * r), codes);
-                for (sum, low) in sums[r].iter_mut().zip(S::sums_i8(codes)) {
-                    *sum += low;
-                }
-            }
-            if R == LISTED {
-                words = self.list(records, b, &tops_of, words);
             }
             self.put_sums(records, b, &scale, &sums);
-            words
+            if R == LISTED { self.list(records, b, &tops_of, words) } else { words as u16 }
         }
     }
 
-    /// Lists the high parts of a group's rows, which are in these words, and returns how many quads that makes.
+    /// Lists the high parts of a group's rows, which are in these words of each quad of rows, and returns how many quads that makes.
     ///
     /// # Safety
-    /// Needs the record of a group of LISTED rows.
+    /// Needs the record of a group of LISTED rows, and the high parts, if any.
     #[inline(always)]
-    unsafe fn list<const R: usize>(&self, records: *mut u8, b: usize, tops: &[[u32; LANES]; R], words: u16) -> u16 {
-        // SAFETY: the caller's; there is room for a quad of each word, and before one is written there are fewer.
+    unsafe fn list<const R: usize>(
+        &self,
+        records: *mut u8,
+        b: usize,
+        tops: &[MaybeUninit<[u32; LANES]>; R],
+        mut words: u64,
+    ) -> u16 {
+        let quads = words.count_ones();
+        // SAFETY: the caller's; there is room for a quad of each word.
         unsafe {
             let high = self.part::<[u32; QUAD], R>(records, b, record::HIGH);
             let places = self.part::<u8, R>(records, b, record::PLACES);
-            let mut quads = 0;
-            for word in (0..LANES).filter(|word| words >> word & 1 != 0) {
-                for (q, rows) in tops.as_chunks::<QUAD>().0.iter().enumerate() {
-                    let quad = rows.map(|row| row[word]);
-                    // Written in any case: a branch that goes either way takes longer.
-                    *high.add(quads) = quad;
-                    *places.add(quads) = (q * LANES + word) as u8;
-                    quads += usize::from(quad.iter().fold(0, |all, top| all | top) != 0);
-                }
+            for i in 0..quads as usize {
+                let place = words.trailing_zeros() as u8;
+                words &= words - 1;
+                let (quad, word) = record::place(place);
+                *high.add(i) = std::array::from_fn(|r| tops[quad * QUAD + r].assume_init_ref()[word]);
+                *places.add(i) = place;
             }
-            quads as u16
         }
+        quads as u16
     }
 
     /// Writes the sums of the activations; and of 16 and 32 codes, those of 16 being known, but for groups that are AMX's.
@@ -343,35 +361,16 @@ impl Pack {
     }
 }
 
-/// The greatest magnitude of a block, or half a block.
+/// The greatest magnitudes of a block, or half a block, one of each lane.
 ///
 /// # Safety
 /// Needs the instruction set, and the block.
 #[inline(always)]
-unsafe fn greatest<S: Simd>(x: *const f32, len: usize) -> f32 {
+unsafe fn greatest<S: Simd>(x: *const f32, len: usize) -> S::F {
     // SAFETY: the caller's. Half a block is taken twice.
     unsafe {
         let second = x.add(len - HALF);
         let first = S::max(S::abs(S::load(x)), S::abs(S::load(x.add(LANES))));
-        S::max_lane(S::max(first, S::max(S::abs(S::load(second)), S::abs(S::load(second.add(LANES))))))
-    }
-}
-
-/// Leaves the low parts of codes, which need not be whole, and returns their high parts.
-///
-/// # Safety
-/// Needs the instruction set.
-#[inline(always)]
-unsafe fn split<S: Simd>(codes: &mut [S::F; 4]) -> S::W {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut tops = [S::splat(0.0); 4];
-        for (code, top) in codes.iter_mut().zip(&mut tops) {
-            let whole = S::round(*code);
-            // The quarter rounds a half up: 128 is 256 - 128, as bytes go.
-            *top = S::round(S::mul(S::add(whole, S::splat(0.25)), S::splat(1.0 / 256.0)));
-            *code = S::fma(*top, S::splat(-256.0), whole);
-        }
-        S::pack_i8(tops)
+        S::max(first, S::max(S::abs(S::load(second)), S::abs(S::load(second.add(LANES)))))
     }
 }
