@@ -68,9 +68,14 @@ pub(crate) fn map<K: Eq + Hash, V, S: BuildHasher + Default>(what: &str, count: 
     Ok(map)
 }
 
-/// What the host draws from rows of `vocab` logits with.
-pub(crate) fn draw_scratch(vocab: usize) -> Result<DrawScratch> {
-    DrawScratch::new(vocab).map_err(|_| missing::<(f32, Candidate)>("candidates for a token", vocab))
+/// What so many threads of the host draw from rows of `vocab` logits with.
+pub(crate) fn draw_scratch(vocab: usize, threads: usize) -> Result<Vec<DrawScratch>> {
+    let what = "candidates for a token";
+    let mut scratch = list(what, threads)?;
+    for _ in 0..threads {
+        scratch.push(DrawScratch::new(vocab).map_err(|_| missing::<(f32, Candidate)>(what, vocab))?);
+    }
+    Ok(scratch)
 }
 
 /// Asks for memory and gives it back, before code that cannot be refused any: a crate's own tables, for example.

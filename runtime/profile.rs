@@ -3,8 +3,8 @@
 use crate::batch::{Batch, Logits};
 use crate::engine::EngineConfig;
 use crate::model::{Model, Op, Spent, Work, open_device};
-use crate::{Error, Result};
-use aieng_kernels::sample::argmax;
+use crate::{Error, Result, memory};
+use aieng_kernels::sample::{Choice, Draw, Draws, Filter, Penalties};
 use aieng_kernels::{BLOCK_TOKENS, Device};
 use std::panic::resume_unwind;
 use std::time::Duration;
@@ -232,11 +232,18 @@ impl Driver {
 
 /// Logits, and the likeliest token of each row.
 fn finish(model: &mut Model, rows: usize) -> Result<()> {
-    if rows > 0 {
-        model.compute_logits(0..rows)?;
-        (0..rows).for_each(|row| _ = argmax(model.device(), model.logits_row(row)));
+    if rows == 0 {
+        return Ok(());
     }
-    Ok(())
+    model.launch_logits(0..rows)?;
+    let choice = Choice::Sample(Filter { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 }, 0.0);
+    let penalties = Penalties { repetition: 1.0, presence: 0.0, frequency: 0.0 };
+    let mut draws = Draws::default();
+    for row in 0..rows {
+        let draw = Draw { row, choice, penalties, seen: &[], bias: &[], banned: &[], logprobs: None };
+        draws.push(draw).map_err(|_| memory::missing::<Draw>("draws", rows))?;
+    }
+    model.draw(&draws, &mut memory::list("drawn tokens", rows)?)
 }
 
 #[cfg(test)]

@@ -1,15 +1,55 @@
-//! Reductions over the vocabulary, on one thread: some 10 µs for 50,000 logits.
+//! Reductions over the vocabulary, on one thread: some 10 µs for 50,000 logits. Rows are shared out among threads.
 
-use crate::cpu::{Cpu, Kernel, LANES, Simd, exp};
+use super::draws::{Draw, DrawScratch, Drawn, Draws, draw};
+use crate::Device;
+use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, exp};
+use std::ops::Range;
 
-pub fn max(cpu: &Cpu, logits: &[f32]) -> f32 {
-    let mut max = f32::NEG_INFINITY;
-    cpu.isa().run(Max { logits, max: &mut max });
-    max
+/// Logits that are looked through before the next ones are read.
+const PART: usize = 64 * LANES;
+
+/// Answers draw `i` in `drawn[i]`: as many threads at once as there is scratch.
+pub fn draw_all<'a>(
+    device: &Device,
+    cpu: &Cpu,
+    draws: &Draws,
+    row: impl Fn(usize) -> &'a [f32] + Sync,
+    scratch: &mut [DrawScratch],
+    drawn: &mut [Drawn],
+) {
+    assert!(!scratch.is_empty() && drawn.len() == draws.len(), "{} draws, {} answers", draws.len(), drawn.len());
+    let shares = scratch.len();
+    let (scratch, drawn) = (SyncMutPtr(scratch.as_mut_ptr()), SyncMutPtr(drawn.as_mut_ptr()));
+    cpu.pool().parallel_for(shares, 1, &|items| {
+        for share in items {
+            // SAFETY: there is as much scratch as there are shares, each of which is one thread's.
+            let scratch = unsafe { &mut *scratch.get().add(share) };
+            // In turn: costly draws may stand side by side.
+            for i in (share..draws.len()).step_by(shares) {
+                let asked: Draw = draws.get(i);
+                let answer = draw(device, row(asked.row), asked, scratch);
+                // SAFETY: there are as many answers as draws, and each draw is in one share.
+                unsafe { drawn.get().add(i).write(answer) };
+            }
+        }
+    });
+}
+
+/// The greatest logit, and where its first occurrence is, roughly. NaN are passed over.
+pub fn max(cpu: &Cpu, logits: &[f32]) -> (f32, Range<usize>) {
+    let (mut greatest, mut place) = (f32::NEG_INFINITY, 0..logits.len());
+    for (part, first) in logits.chunks(PART).zip((0..).step_by(PART)) {
+        let mut max = f32::NEG_INFINITY;
+        cpu.isa().run(Max { logits: part, max: &mut max });
+        if max > greatest {
+            (greatest, place) = (max, first..first + part.len());
+        }
+    }
+    (greatest, place)
 }
 
 pub fn log_sum_exp(cpu: &Cpu, logits: &[f32]) -> f32 {
-    let (max, mut sum) = (max(cpu, logits), 0.0);
+    let (max, mut sum) = (max(cpu, logits).0, 0.0);
     cpu.isa().run(SumExp { logits, max, sum: &mut sum });
     max + sum.ln() as f32
 }
@@ -48,7 +88,7 @@ impl Kernel for SumExp<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         // Short f32 sums, added up in f64: a vocabulary of 260,000 tiny terms would lose digits in f32.
-        for part in self.logits.chunks(64 * LANES) {
+        for part in self.logits.chunks(PART) {
             let chunks = part.chunks_exact(LANES);
             *self.sum += chunks.remainder().iter().map(|x| f64::from(x - self.max).exp()).sum::<f64>();
             // SAFETY: as above.

@@ -3,7 +3,7 @@
 //! [`Draws`] is plain data, so that a device can be sent it whole. Invariant: a draw's answer depends on its own row and
 //! its own fields alone.
 
-use super::{Candidate, Filter, Penalties, Seen, argmax, log_sum_exp, penalize, sample, top_n};
+use super::{Candidate, Filter, Penalties, Seen, argmax, cpu, log_sum_exp, penalize, sample, top_n};
 use crate::Device;
 use std::collections::TryReserveError;
 use std::ops::Range;
@@ -161,7 +161,7 @@ fn append<T: Copy>(list: &mut Vec<T>, more: &[T]) -> Range<usize> {
     begin..list.len()
 }
 
-/// Memory to draw with on the host.
+/// Memory to draw with on the host, for one thread.
 #[derive(Debug, Default)]
 pub struct DrawScratch {
     logits: Vec<f32>,
@@ -178,16 +178,23 @@ impl DrawScratch {
     }
 }
 
-/// Answers all draws, in their order, from rows in the host's memory.
+/// Answers all draws, in their order, from rows in the host's memory. The device's threads share them, as many as there is scratch;
+/// panics if there is none.
 pub fn draw_all<'a>(
     device: &Device,
     draws: &Draws,
-    row: impl Fn(usize) -> &'a [f32],
-    scratch: &mut DrawScratch,
+    row: impl Fn(usize) -> &'a [f32] + Sync,
+    scratch: &mut [DrawScratch],
     drawn: &mut Vec<Drawn>,
 ) {
     drawn.clear();
-    drawn.extend(draws.iter().map(|one| draw(device, row(one.row), one, scratch)));
+    match device {
+        Device::Reference => drawn.extend(draws.iter().map(|one| draw(device, row(one.row), one, &mut scratch[0]))),
+        Device::Cpu(cpu) => {
+            drawn.resize(draws.len(), Drawn::new(0, 0.0, 0.0, &[]));
+            cpu::draw_all(device, cpu, draws, row, scratch, drawn);
+        }
+    }
 }
 
 /// Answers one draw from its row of logits `[vocab]`.

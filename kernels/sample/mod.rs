@@ -52,11 +52,11 @@ pub type Candidate = (f32, u32);
 /// Index of the greatest logit; the first of equals. NaN is never chosen unless all are; `logits` may not be empty.
 pub fn argmax(device: &Device, logits: &[f32]) -> u32 {
     assert!(!logits.is_empty(), "no logits");
-    let max = match device {
-        Device::Reference => reference::max(logits),
+    let (max, place) = match device {
+        Device::Reference => (reference::max(logits), 0..logits.len()),
         Device::Cpu(cpu) => cpu::max(cpu, logits),
     };
-    logits.iter().position(|x| *x == max).unwrap_or(0) as u32
+    logits[place.clone()].iter().position(|x| *x == max).map_or(0, |i| place.start + i) as u32
 }
 
 /// `ln Σ e^x`: what turns a logit into a log-probability by subtraction.

@@ -26,6 +26,13 @@ fn the_first_of_equals_wins_and_nan_never_does() {
         logits[70] = 7.0;
         assert_eq!(argmax(&device, &logits), 40);
         assert_eq!(argmax(&device, &[f32::NAN; 20]), 0);
+        // Far apart, and where nothing else is a number.
+        let mut logits = vec![f32::NAN; 5000];
+        logits[2500..].fill(f32::NEG_INFINITY);
+        assert_eq!(argmax(&device, &logits), 2500);
+        logits[3000] = -1.0;
+        logits[4999] = -1.0;
+        assert_eq!(argmax(&device, &logits), 3000);
         let mut scratch = Vec::new();
         assert_eq!(sample(&device, &[f32::NAN; 20], ALL, 0.9, &mut scratch), 0);
     }
@@ -116,7 +123,7 @@ fn draws_keep_their_lists_apart() {
         draws.truncate(asked.len());
         assert!(draws.iter().eq(asked));
     }
-    let (row, mut scratch, mut drawn) = ([0.0f32, 1.0, 2.0, 3.0, 2.5], DrawScratch::default(), Vec::new());
+    let (row, mut scratch, mut drawn) = ([0.0f32, 1.0, 2.0, 3.0, 2.5], [DrawScratch::default()], Vec::new());
     draw_all(&Device::Reference, &draws, |i| &row[..4 + i], &mut scratch, &mut drawn);
     let tokens: Vec<u32> = drawn.iter().map(|d| d.token).collect();
     assert_eq!(tokens, [4, 2, 0, 3]);
@@ -124,4 +131,36 @@ fn draws_keep_their_lists_apart() {
     assert!((drawn[2].logprob + total).abs() < 1e-6);
     assert_eq!(drawn[2].best().iter().map(|(_, id)| *id).collect::<Vec<_>>(), [3, 4]);
     assert!(drawn[3].best().is_empty());
+}
+
+#[test]
+fn threads_that_share_draws_answer_them_all() {
+    let mut rng = Rng::new(11);
+    let (vocab, rows) = (3000, 7);
+    let logits: Vec<f32> = rng.floats(vocab * rows).iter().map(|x| x * 9.0).collect();
+    let row = |i: usize| &logits[i * vocab..][..vocab];
+    let mut draws = Draws::default();
+    for i in 0..2 * rows {
+        let filter = Filter { temperature: (i % 3) as f32, top_k: 40, top_p: 0.9, ..ALL };
+        let draw = Draw {
+            row: i % rows,
+            choice: Choice::Sample(filter, i as f64 / 20.0),
+            penalties: Penalties { repetition: 1.0, presence: 0.0, frequency: 0.0 },
+            seen: &[],
+            bias: &[(i as u32, 5.0)],
+            banned: &[],
+            logprobs: (i % 2 == 0).then_some(3),
+        };
+        draws.push(draw).unwrap();
+    }
+    for device in cpus() {
+        let alone: Vec<Drawn> =
+            draws.iter().map(|one| draw(&device, row(one.row), one, &mut DrawScratch::default())).collect();
+        for threads in [1, 2, 5, 20] {
+            let mut scratch: Vec<_> = (0..threads).map(|_| DrawScratch::default()).collect();
+            let mut drawn = vec![alone[0]];
+            draw_all(&device, &draws, row, &mut scratch, &mut drawn);
+            assert_eq!(drawn, alone, "{threads} shares on {}", device.name());
+        }
+    }
 }

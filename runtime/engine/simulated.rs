@@ -34,7 +34,7 @@ pub(super) struct Simulated {
     /// `[rows, VOCAB]`, 0 but for the most likely token.
     logits: Vec<f32>,
     rows: usize,
-    scratch: DrawScratch,
+    scratch: Vec<DrawScratch>,
 }
 
 impl Engine {
@@ -59,7 +59,7 @@ impl Simulated {
         let rows = config.max_sequences;
         let next = memory::list("tokens of a step", config.max_batch_tokens)?;
         let logits = memory::collect("logits", rows * VOCAB, std::iter::repeat_n(0.0, rows * VOCAB))?;
-        let scratch = memory::draw_scratch(VOCAB)?;
+        let scratch = memory::draw_scratch(VOCAB, 1)?;
         Ok((Simulated { device: Device::Reference, cost, next, logits, rows, scratch }, sizes))
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Buffers {
     /// `[L, hidden]`: final hidden states of the tokens that need logits.
     last: Floats,
     /// `[logits_rows, vocab]`
-    logits: Floats,
+    pub(super) logits: Floats,
     angles: Vec<RopeAngles>,
     scratch: Scratch,
     partials: Partials,
@@ -121,12 +121,6 @@ pub(super) fn compute_logits(host: &mut Host, spec: &ModelSpec, rows: std::ops::
         buffers.logits[..n * vocab].iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
     }
     buffers.recorder.stamp(Op::Head);
-}
-
-/// Row `row` of the last [`compute_logits`].
-pub(super) fn logits_row(host: &Host, row: usize) -> &[f32] {
-    let vocab = host.weights.vocab();
-    &host.buffers.logits[row * vocab..][..vocab]
 }
 
 /// One layer of one step.

@@ -20,7 +20,8 @@ pub(super) struct Host {
     pub(super) weights: Weights,
     pub(super) cache: KvCache,
     pub(super) buffers: forward::Buffers,
-    scratch: DrawScratch,
+    /// For each of the threads that draw.
+    scratch: Vec<DrawScratch>,
 }
 
 impl Host {
@@ -41,7 +42,7 @@ impl Host {
         let Limits { batch_tokens, sequences, .. } = limits;
         let kv_tokens = blocks * BLOCK_TOKENS;
         let buffers = forward::Buffers::new(spec, &weights.ropes, weights.vocab(), batch_tokens, sequences, kv_tokens)?;
-        let scratch = memory::draw_scratch(weights.vocab())?;
+        let scratch = memory::draw_scratch(weights.vocab(), device.threads().min(sequences))?;
         Ok(Host { device, weights, cache, buffers, scratch })
     }
 
@@ -79,13 +80,12 @@ impl Host {
     }
 
     pub(super) fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        draw_all(&self.device, draws, |row| self.logits_row(row), &mut scratch, drawn);
-        self.scratch = scratch;
+        let (vocab, logits) = (self.weights.vocab(), &*self.buffers.logits);
+        draw_all(&self.device, draws, |row| &logits[row * vocab..][..vocab], &mut self.scratch, drawn);
     }
 
     pub(super) fn logits_row(&self, row: usize) -> &[f32] {
-        forward::logits_row(self, row)
+        &self.buffers.logits[row * self.vocab()..][..self.vocab()]
     }
 }
 

@@ -133,8 +133,17 @@ impl fmt::Debug for Pool {
 }
 
 /// A pointer that threads may share: each kernel says why its threads never write the same element.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct SyncMutPtr<T>(pub *mut T);
+
+impl<T> Clone for SyncMutPtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SyncMutPtr<T> {}
+
 // SAFETY: see above; the user's obligation.
 unsafe impl<T: Send> Send for SyncMutPtr<T> {}
 // SAFETY: as above.

@@ -264,7 +264,7 @@ impl Executor for Broken {
     }
 
     fn draw(&mut self, draws: &Draws, drawn: &mut Vec<Drawn>) -> Result<()> {
-        draw_all(&self.device, draws, |_| &self.logits, &mut DrawScratch::default(), drawn);
+        draw_all(&self.device, draws, |_| &self.logits, &mut [DrawScratch::default()], drawn);
         Ok(())
     }
 
