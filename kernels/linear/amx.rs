@@ -90,6 +90,8 @@ impl<F: Format> AmxTiles<'_, F> {
         let (part, job, rows) = (self.0, self.0.job, self.1.clone());
         let blocks = chunk.len().div_ceil(BLOCK);
         let groups = rows.len() / TILE_ROWS;
+        // A single group needs more lines for a block than can be under way at once: so it asks row by row.
+        let turns = if groups == 1 { TILE_ROWS } else { 1 };
         let tile_bytes = LANES * part.part.dtype.row_bytes(job.x.cols());
         let codes = part.tile(job.tiles.start).wrapping_add(chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
         let bytes = chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES;
@@ -111,13 +113,12 @@ impl<F: Format> AmxTiles<'_, F> {
                 at.step(s, next, now);
             });
             for (t, tile) in job.tiles.clone().enumerate() {
-                let mut ahead =
-                    Ahead::new(codes.wrapping_add((t + 1) * tile_bytes), 1, tile_bytes, bytes, groups * blocks);
+                let next_tile = codes.wrapping_add((t + 1) * tile_bytes);
+                let mut ahead = Ahead::new(next_tile, 1, tile_bytes, bytes, groups * blocks * turns);
                 for row in rows.clone().step_by(TILE_ROWS) {
                     let place = part.sums(tile, row);
                     let mut sums = if chunk.start > 0 { get(place) } else { [V::splat(0.0); TILE_ROWS] };
                     for b in 0..blocks {
-                        ahead.block::<V>();
                         decoder.reach(t * blocks + b + 1 + AHEAD);
                         let later = course.next();
                         in_eights!(BLOCK / F::SUB, |s| {
@@ -127,7 +128,12 @@ impl<F: Format> AmxTiles<'_, F> {
                                 at.add_high(now);
                             }
                             let rows = TILE_ROWS * F::SUB / BLOCK;
-                            at.add(now, s * rows..(s + 1) * rows, &mut sums);
+                            for r in s * rows..(s + 1) * rows {
+                                at.add(now, r, &mut sums[r]);
+                                if r == 0 || turns > 1 {
+                                    ahead.turn::<V>();
+                                }
+                            }
                         });
                         (now, then) = (then, now);
                         (at, next) = (next, later);
@@ -443,26 +449,24 @@ impl<F: Format> Block<F> {
         }
     }
 
-    /// Adds what has been computed of the block to the sums of `rows`: in the order of [`super::quantised`]'s `block_product`.
+    /// Adds what has been computed of the block to the sums of row `r`: in the order of [`super::quantised`]'s `block_product`.
     #[inline(always)]
-    unsafe fn add(self, kept: *const Kept, rows: Range<usize>, sums: &mut [Vector; TILE_ROWS]) {
+    unsafe fn add(self, kept: *const Kept, r: usize, sums: &mut Vector) {
         // SAFETY: the caller's.
         unsafe {
-            for r in rows {
-                let mut scaled = V::splat(0.0);
-                for s in 0..BLOCK / F::SUB {
-                    let dot = V::to_f32(V::load_words(Kept::dots::<F>(kept, r, s)));
-                    let d = Decoded::<F>::factors::<V>(self.sub_block(s)).scale;
-                    scaled = if s == 0 { V::mul(dot, d) } else { V::fma(dot, d, scaled) };
-                }
-                if F::ZERO.is_none() {
-                    for s in 0..BLOCK / F::SUB {
-                        let m = Decoded::<F>::factors::<V>(self.sub_block(s)).min;
-                        sums[r] = V::fma(m, V::splat(self.x.value(self.record, record::SUMS, s, r)), sums[r]);
-                    }
-                }
-                sums[r] = V::fma(scaled, V::splat(self.x.value(self.record, record::SCALE, 0, r)), sums[r]);
+            let mut scaled = V::splat(0.0);
+            for s in 0..BLOCK / F::SUB {
+                let dot = V::to_f32(V::load_words(Kept::dots::<F>(kept, r, s)));
+                let d = Decoded::<F>::factors::<V>(self.sub_block(s)).scale;
+                scaled = if s == 0 { V::mul(dot, d) } else { V::fma(dot, d, scaled) };
             }
+            if F::ZERO.is_none() {
+                for s in 0..BLOCK / F::SUB {
+                    let m = Decoded::<F>::factors::<V>(self.sub_block(s)).min;
+                    *sums = V::fma(m, V::splat(self.x.value(self.record, record::SUMS, s, r)), *sums);
+                }
+            }
+            *sums = V::fma(scaled, V::splat(self.x.value(self.record, record::SCALE, 0, r)), *sums);
         }
     }
 

@@ -228,33 +228,33 @@ impl<const G: usize> Rows<G> {
     }
 }
 
-/// The bytes that will be decoded next, which are asked for from memory while others are multiplied: evenly, a few for each block,
-/// since of many at once the last ones come too late.
+/// The bytes that will be decoded next, which are asked for from memory while others are multiplied: evenly, a few at each turn, since
+/// of many at once the last ones come too late.
 #[derive(Default)]
 pub(super) struct Ahead {
     /// The next line, of the first of so many tiles.
     line: usize,
     tiles: usize,
     tile_bytes: usize,
-    /// Lines for a block, and those that are due, in units of 1 / 65536.
+    /// Lines for a turn, and those that are due, in units of 1 / 65536.
     step: u32,
     due: u32,
 }
 
 impl Ahead {
-    /// Of each of so many tiles the `bytes` at its place, the first one's being `first`: while so many blocks are multiplied.
+    /// Of each of so many tiles the `bytes` at its place, the first one's being `first`: in so many turns.
     #[inline(always)]
-    pub fn new(first: *const u8, tiles: usize, tile_bytes: usize, bytes: usize, blocks: usize) -> Ahead {
-        let step = ((bytes / 64) << 16).div_ceil(blocks) as u32;
+    pub fn new(first: *const u8, tiles: usize, tile_bytes: usize, bytes: usize, turns: usize) -> Ahead {
+        let step = ((bytes / 64) << 16).div_ceil(turns) as u32;
         Ahead { line: first.addr(), tiles, tile_bytes, step, due: 0 }
     }
 
-    /// A block has its turn.
+    /// Asks for what is due.
     ///
     /// # Safety
     /// Needs the instruction set.
     #[inline(always)]
-    pub unsafe fn block<S: Simd>(&mut self) {
+    pub unsafe fn turn<S: Simd>(&mut self) {
         self.due += self.step;
         while self.due >= 1 << 16 {
             for t in 0..self.tiles {
@@ -299,7 +299,7 @@ unsafe fn product<S: Simd, F: Format, const G: usize, const R: usize, const T: u
     unsafe {
         for first in (0..cols / step * step).step_by(step) {
             if !F::STREAMED {
-                ahead.block::<S>();
+                ahead.turn::<S>();
             }
             // Once for all blocks of activations that a block of weights spans.
             let factors = factors::<S, F, T>(weights);
