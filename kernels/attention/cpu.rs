@@ -346,7 +346,7 @@ impl<'a> Tiles<'a> {
         let start = piece * PIECE_BLOCKS;
         let (first, end) = (blocks.start.max(start), blocks.end.min(start + PIECE_BLOCKS));
         // Then comes the next piece, and after the last one the next head, unless further tiles of this one do. At the end the same
-        // again.
+        // again. (With the next sequence's first head there, 16 and 64 sequences took 6 to 20% longer.)
         let next_head = (self.cache.shape(self.layer).heads - 1).min(of.kv_head + 1);
         let head_ends = of.piece.is_some() || of.sequence.q_len * self.group() <= self.tile_rows;
         let (next_head, next_start) = match head_ends && start + PIECE_BLOCKS >= blocks.end {

@@ -24,7 +24,8 @@ const LISTED: usize = 16;
 pub(super) const QUAD: usize = 4;
 /// What rows are a multiple of.
 const HALF: usize = BLOCK / 2;
-/// Rows that are packed by one thread: whole groups.
+/// Rows that are packed by one thread: whole groups. (Half a group of 16 each for two threads made decoding slower, as both then
+/// write the same lines of a record.)
 const UNIT: usize = 8;
 /// The greatest code: both its parts are 127.
 const MAX_CODE: f32 = 127.0 * 257.0;

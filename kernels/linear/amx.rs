@@ -80,8 +80,9 @@ impl<F: Format> AmxTiles<'_, F> {
     /// unit works, a core begins one vector instruction on floating point a cycle, not two, so a block of Q4_0 needs at least
     /// 80 cycles; it takes some 115. Those on whole numbers, as decoding, find room beside them. Tried and dropped: records asked for
     /// ahead; tiles in bf16, whose sums are floating point at once, but which are twice the lines of the caches; sums that
-    /// begin with the bits of 1.5 * 2^23, which spare a conversion; 16 times the codes below themselves, so that one product has low
-    /// and high parts: prompts of SmolLM2 seemed to gain, 16 rows and what has no high parts lost.)
+    /// begin with the bits of 1.5 * 2^23, which spare a conversion; four tiles of sums where sub-blocks are short; 16 times the codes
+    /// below themselves, so that one product has low and high parts: prompts of SmolLM2 seemed to gain, 16 rows and what has no
+    /// high parts lost.)
     ///
     /// # Safety
     /// Needs the instruction set, as all below; the chunk is the job's.
