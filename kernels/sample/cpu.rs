@@ -1,11 +1,11 @@
 //! Reductions over the vocabulary, on one thread: some 10 µs for 50,000 logits. Rows are shared out among threads.
 
-use super::draws::{Draw, DrawScratch, Drawn, Draws, draw};
+use super::draws::{DrawScratch, Drawn, Draws, draw};
 use crate::Device;
 use crate::cpu::{Cpu, Kernel, LANES, Simd, SyncMutPtr, exp};
 use std::ops::Range;
 
-/// Logits that are looked through before the next ones are read.
+/// Logits of a part: sums are in f32 within one, and of the greatest it is known in which one it is.
 const PART: usize = 64 * LANES;
 
 /// Answers draw `i` in `drawn[i]`: as many threads at once as there is scratch.
@@ -18,15 +18,15 @@ pub fn draw_all<'a>(
     drawn: &mut [Drawn],
 ) {
     assert!(!scratch.is_empty() && drawn.len() == draws.len(), "{} draws, {} answers", draws.len(), drawn.len());
-    let shares = scratch.len();
+    let shares = scratch.len().min(draws.len());
     let (scratch, drawn) = (SyncMutPtr(scratch.as_mut_ptr()), SyncMutPtr(drawn.as_mut_ptr()));
     cpu.pool().parallel_for(shares, 1, &|items| {
         for share in items {
-            // SAFETY: there is as much scratch as there are shares, each of which is one thread's.
+            // SAFETY: there is scratch for each share, which is one thread's.
             let scratch = unsafe { &mut *scratch.get().add(share) };
             // In turn: costly draws may stand side by side.
             for i in (share..draws.len()).step_by(shares) {
-                let asked: Draw = draws.get(i);
+                let asked = draws.get(i);
                 let answer = draw(device, row(asked.row), asked, scratch);
                 // SAFETY: there are as many answers as draws, and each draw is in one share.
                 unsafe { drawn.get().add(i).write(answer) };
@@ -35,7 +35,7 @@ pub fn draw_all<'a>(
     });
 }
 
-/// The greatest logit, and where its first occurrence is, roughly. NaN are passed over.
+/// The greatest logit, and the part in which it is first: all of them, where none is above negative infinity. NaN are passed over.
 pub fn max(cpu: &Cpu, logits: &[f32]) -> (f32, Range<usize>) {
     let (mut greatest, mut place) = (f32::NEG_INFINITY, 0..logits.len());
     for (part, first) in logits.chunks(PART).zip((0..).step_by(PART)) {

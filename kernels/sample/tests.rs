@@ -154,6 +154,7 @@ fn threads_that_share_draws_answer_them_all() {
         draws.push(draw).unwrap();
     }
     for device in cpus() {
+        draw_all(&device, &Draws::default(), row, &mut [DrawScratch::default()], &mut Vec::new());
         let alone: Vec<Drawn> =
             draws.iter().map(|one| draw(&device, row(one.row), one, &mut DrawScratch::default())).collect();
         for threads in [1, 2, 5, 20] {

@@ -78,16 +78,17 @@ impl Pool {
         let begun = AtomicUsize::new(0);
         self.parallel_for(self.threads(), 1, &|item| {
             begun.fetch_add(1, Ordering::Relaxed);
-            job(item.start);
-            // So nobody takes two: each thread has the item of its own share.
+            // So nobody takes two: each thread has the item of its own share. And no job can panic before all have one.
             while begun.load(Ordering::Relaxed) < self.threads() {
                 std::thread::yield_now();
             }
+            job(item.start);
         });
     }
 
     /// Runs `body(range)` for ranges of up to `grain` items that cover `0..items`. Each thread goes through a share of its
-    /// own from one end to the other, which is what memory likes best; who is done first helps the others.
+    /// own from one end to the other, which is what memory likes best; who is done first helps the others. Panics for 2^32 items or
+    /// more.
     pub fn parallel_for(&self, items: usize, grain: usize, body: &Job) {
         let grain = grain.max(1);
         if items <= grain || self.workers.is_empty() {
@@ -226,8 +227,8 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = Pool::new(2, false).unwrap();
-        for bad in 0..2 {
+        let pool = Pool::new(3, false).unwrap();
+        for bad in (0..3).cycle().take(300) {
             let result = catch_unwind(AssertUnwindSafe(|| pool.run(&|worker| assert!(worker != bad))));
             assert!(result.is_err(), "worker {bad}");
             pool.run(&|_| ());
