@@ -81,8 +81,8 @@ impl<F: Format> AmxTiles<'_, F> {
     /// 80 cycles; it takes some 115. Those on whole numbers, as decoding, find room beside them. Taken out in turn, 128 rows: without
     /// the vectors' sums Q4_0 takes as long, Q4_1 a fifth less; without decoding 12% and 8% less; without loading activations,
     /// weights or both, 7% less at most. Tried and dropped: records asked for ahead; tiles in bf16, which hold high parts too and whose
-    /// sums are floating point at once, but which are twice the lines to load and to decode (a third to a half slower, and as slow
-    /// without the vectors' sums); sums that begin with the bits of 1.5 * 2^23, which spare a conversion; four tiles of sums, so
+    /// sums are floating point at once, but which are twice the lines to load and to decode (mostly a quarter to a half slower; Q4_0 was
+    /// as slow without the vectors' sums); sums that begin with the bits of 1.5 * 2^23, which spare a conversion; four tiles of sums, so
     /// that none is zeroed soon after it was stored; 16 times the codes below themselves, so that one product has low and
     /// high parts: prompts of SmolLM2 seemed to gain, 16 rows and what has no high parts lost.)
     ///
