@@ -2,7 +2,6 @@
 
 mod harness;
 
-use aieng_kernels::cpu::ceiling::Arithmetic;
 use aieng_kernels::linear::{Precision, Source};
 use aieng_kernels::{AlignedBuffer, Arena, Bytes, DType, Device, Isa, Scratch, Tensor, TensorMut, Weight, linear};
 use harness::{Bench, Work};
@@ -54,10 +53,9 @@ fn some_weight(device: &Device, dtype: DType) -> Weight {
 fn row(bench: &Bench, cells: &[&str], weight: Weight, batch: usize) {
     let x: Vec<f32> = (0..batch * COLS).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     let mut y = vec![0.0; batch * ROWS];
-    let mut scratch = Scratch::new(batch, COLS).expect("memory");
-    let arithmetic = if weight.is_float() { Arithmetic::F32 } else { Arithmetic::Int8 };
+    let mut scratch = Scratch::new(batch, std::iter::once(&weight)).expect("memory");
     let bytes = weight.bytes();
-    let work = Work { bytes, footprint: bytes, operations: 2 * ROWS * COLS * batch, arithmetic };
+    let work = Work { bytes, footprint: bytes, operations: 2 * ROWS * COLS * batch, arithmetic: weight.arithmetic() };
     bench.row(cells, work, &mut || {
         let y = &mut TensorMut::new(&mut y, batch, ROWS);
         linear(&bench.device, Tensor::new(&x, batch, COLS), &weight, &mut scratch, y);

@@ -22,7 +22,7 @@ from typing import Optional
 
 import chart
 import engines
-from rows import LLAMA_1B, ROWS, cores, results
+from rows import FLOATS, LLAMA_1B, ROWS, SMOLLM2, cores, results
 
 COLUMNS = ("model", "test", "threads", "engine", "median", "unit", "min", "max", "ratio", "of_ceiling")
 # Between two turns, so that the one's threads have gone to sleep when the other begins.
@@ -40,13 +40,16 @@ class Name:
 
 
 def model_file(model):
-    """A model's file: pulled, or made."""
-    if model != LLAMA_1B:
+    """A model's file: pulled, converted or made."""
+    if model != LLAMA_1B and model not in FLOATS:
         return engines.output(engines.BINARY, "pull", model)
     path = engines.TOOLCHAIN / "models" / f"{model}.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        engines.run(engines.BINARY, "bench", "--make-model", "llama-1b", path, stdout=subprocess.DEVNULL)
+        if model in FLOATS:
+            engines.LlamaCpp.convert(model_file(SMOLLM2), path, FLOATS[model])
+        else:
+            engines.run(engines.BINARY, "bench", "--make-model", "llama-1b", path, stdout=subprocess.DEVNULL)
     return str(path)
 
 

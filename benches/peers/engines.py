@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from rows import ALL, LLAMA_1B
+from rows import ALL, GEMMA, SMOLLM2
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target" / "release" / "aieng"
@@ -144,7 +144,7 @@ class AiengAvx2(Aieng):
     isa = ["--isa", "avx2"]
 
     def takes(self, cell):
-        return cell.test in ("pp512", "tg128") and cell.threads is ALL and not cell.busy and cell.model != LLAMA_1B
+        return cell.test in ("pp512", "tg128") and cell.threads is ALL and not cell.busy and cell.model in (SMOLLM2, GEMMA)
 
 
 class LlamaCpp(Engine):
@@ -173,6 +173,10 @@ class LlamaCpp(Engine):
         install = ["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-binary", "llama-cpp-python", cls.requirement]
         run(cls.python, *install, env=environment)
         stamp.write_text(built)
+
+    @classmethod
+    def convert(cls, source, target, kind):
+        run(cls.python, Path(__file__).with_name("llama_cpp_convert.py"), source, target, kind, stderr=subprocess.DEVNULL)
 
     def version(self):
         return self.requirement.replace("==", " ")

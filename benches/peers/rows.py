@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Optional
 
 SMOLLM2, GEMMA, LLAMA_1B = "smollm2-135m", "gemma3-270m", "llama-1b-q4_0"
+# SmolLM2 with its weights as floats: llama.cpp's names of their types.
+FLOATS = {"smollm2-135m-bf16": "bf16", "smollm2-135m-f16": "f16"}
 # Stands for the number of threads that --threads names.
 ALL = None
 
@@ -61,6 +63,8 @@ def variants(name, test):
     ]
 
 
+FLOAT_TESTS = [("pp512", "pp512"), ("tg64", "tg64"), ("x16", "tg32x16")]
+
 ROWS = [
     speed("smollm2-pp512", SMOLLM2, "pp512"),
     *variants("pp512", "pp512"),
@@ -80,6 +84,7 @@ ROWS = [
     speed("llama-1b-pp512", LLAMA_1B, "pp512"),
     speed("llama-1b-tg64", LLAMA_1B, "tg64"),
     speed("llama-1b-x16", LLAMA_1B, "tg32x16"),
+    *(speed(f"{kind}-{name}", model, test) for model, kind in FLOATS.items() for name, test in FLOAT_TESTS),
 ]
 
 

@@ -11,7 +11,9 @@
 //! of 16, which are AMX's, list their high parts four rows at a time: with SmolLM2's prompts half of such blocks have any, in 3 of
 //! 16 words, half of these in a single row.
 
-use super::{OutOfMemory, Precision};
+use super::{OutOfMemory, Precision, Weight};
+#[cfg(target_arch = "x86_64")]
+use super::{bf16, weight::Layout};
 use crate::Tensor;
 use crate::cpu::{Cpu, Isa, Kernel, LANES, Simd, SyncMutPtr, SyncPtr};
 use std::mem::MaybeUninit;
@@ -114,6 +116,8 @@ struct Line(#[expect(dead_code, reason = "read and written through pointers")] [
 #[derive(Debug, Default)]
 pub struct Scratch {
     records: Vec<Line>,
+    /// For weights of bf16 by AMX ([`super::bf16`]).
+    tiles: Vec<Line>,
     /// For each block of a group, at the place of the group's first row, a bit for each word in which a row has high parts; of groups
     /// of [`LISTED`] rows, how many quads are listed.
     high: Vec<u16>,
@@ -121,24 +125,29 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Room for `rows` rows of `cols` activations; more is allocated when it is needed.
-    pub fn new(rows: usize, cols: usize) -> Result<Scratch, OutOfMemory> {
+    /// Room for `rows` rows of activations that meet any of these weights; more is allocated when it is needed.
+    pub fn new<'a>(rows: usize, weights: impl Iterator<Item = &'a Weight>) -> Result<Scratch, OutOfMemory> {
         let mut scratch = Scratch::default();
-        let blocks = rows.saturating_mul(cols.div_ceil(BLOCK));
-        let bytes = blocks.saturating_mul(record::BYTES);
-        let records = scratch.records.try_reserve_exact(bytes.div_ceil(size_of::<Line>()));
-        records.and_then(|()| scratch.high.try_reserve_exact(blocks)).map_err(|_| OutOfMemory { bytes })?;
-        scratch.fit(rows, cols.div_ceil(BLOCK));
+        for w in weights {
+            if w.parts().iter().any(|part| !part.dtype.is_float()) {
+                scratch.fit(rows, w.cols().div_ceil(BLOCK))?;
+            }
+            #[cfg(target_arch = "x86_64")]
+            if w.parts().iter().any(|part| part.layout == Layout::Pairs) {
+                grow(&mut scratch.tiles, bf16::packed_bytes(rows, w.cols()))?;
+            }
+        }
         Ok(scratch)
     }
 
-    fn fit(&mut self, rows: usize, blocks: usize) {
+    fn fit(&mut self, rows: usize, blocks: usize) -> Result<(), OutOfMemory> {
         self.blocks = blocks;
-        let lines = (rows * blocks * record::BYTES).div_ceil(size_of::<Line>());
-        if self.records.len() < lines {
-            self.records.resize(lines, Line([0; 64]));
-            self.high.resize(rows * blocks, 0);
-        }
+        let blocks = rows.saturating_mul(blocks);
+        grow(&mut self.records, blocks.saturating_mul(record::BYTES))?;
+        let missing = OutOfMemory { bytes: blocks.saturating_mul(2) };
+        self.high.try_reserve_exact(blocks.saturating_sub(self.high.len())).map_err(|_| missing)?;
+        self.high.resize(blocks.max(self.high.len()), 0);
+        Ok(())
     }
 
     /// Records of the group whose first row is `row`.
@@ -152,10 +161,23 @@ impl Scratch {
         self.high[row * self.blocks..].as_ptr()
     }
 
+    /// Splits and packs the rows of `x` for weights of bf16.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn pack_bf16(&mut self, cpu: &Cpu, x: Tensor) {
+        grow(&mut self.tiles, bf16::packed_bytes(x.rows(), x.cols())).expect("memory for activations");
+        bf16::pack(cpu, x, SyncMutPtr(self.tiles.as_mut_ptr().cast()));
+    }
+
+    /// The tiles of the group of 16 rows of so many columns that begins with `row`, as [`Scratch::pack_bf16`] has packed them.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn left_tiles(&self, row: usize, cols: usize) -> *const u8 {
+        self.tiles[bf16::packed_bytes(row, cols) / size_of::<Line>()..].as_ptr().cast()
+    }
+
     /// Quantises and packs the rows of `x`, whose columns are a multiple of 32.
     pub(super) fn pack(&mut self, cpu: &Cpu, x: Tensor, precision: Precision) {
         let blocks = x.cols().div_ceil(BLOCK);
-        self.fit(x.rows(), blocks);
+        self.fit(x.rows(), blocks).expect("memory for activations");
         let group = (cpu.isa() == Isa::Amx).then_some(16);
         let unit = group.unwrap_or(UNIT);
         let pack = Pack {
@@ -175,6 +197,14 @@ impl Scratch {
             ..pack.clone()
         });
     }
+}
+
+/// Makes a list at least so many bytes long.
+fn grow(lines: &mut Vec<Line>, bytes: usize) -> Result<(), OutOfMemory> {
+    let more = bytes.div_ceil(size_of::<Line>()).saturating_sub(lines.len());
+    lines.try_reserve_exact(more).map_err(|_| OutOfMemory { bytes })?;
+    lines.resize(lines.len() + more, Line([0; 64]));
+    Ok(())
 }
 
 #[derive(Clone)]

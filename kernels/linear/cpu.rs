@@ -7,6 +7,8 @@
 use super::activations::Scratch;
 #[cfg(target_arch = "x86_64")]
 use super::amx::AmxTiles;
+#[cfg(target_arch = "x86_64")]
+use super::bf16::Bf16Tiles;
 use super::float::{Bf16, F16, F32, FloatTiles};
 use super::format::{Format, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use super::quantised::QuantTiles;
@@ -59,9 +61,13 @@ fn products(
     if x.rows() == 0 {
         return;
     }
-    assert!(w.parts().iter().all(|p| p.layout == Layout::Tiles), "a weight that was not laid out for the CPU");
+    assert!(w.parts().iter().all(|p| p.layout != Layout::Rows), "a weight that was not laid out for the CPU");
     if w.parts().iter().any(|p| !p.dtype.is_float()) {
         scratch.pack(cpu, x, w.precision());
+    }
+    #[cfg(target_arch = "x86_64")]
+    if w.parts().iter().any(|p| p.layout == Layout::Pairs) {
+        scratch.pack_bf16(cpu, x);
     }
     let (scratch, output) = (&*scratch, Output { y: SyncMutPtr(y.ptr()), stride: y.stride(), bias: w.bias() });
     let tiles: usize = w.parts().chunks(together).map(|parts| tiles_of(&parts[0])).sum();
@@ -93,7 +99,7 @@ fn tiles_of(part: &Part) -> usize {
 }
 
 /// Cuts a range into pieces of like size, none above `most`.
-fn evenly(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn evenly(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let (start, len) = (range.start, range.len());
     let pieces = len.div_ceil(most);
     (0..pieces).map(move |i| start + len * i / pieces..start + len * (i + 1) / pieces)
@@ -156,6 +162,8 @@ impl PartJob<'_> {
         match self.part.dtype {
             DType::F32 => isa.run(FloatTiles::<F32>(self, PhantomData)),
             DType::F16 => isa.run(FloatTiles::<F16>(self, PhantomData)),
+            #[cfg(target_arch = "x86_64")]
+            DType::BF16 if self.part.layout == Layout::Pairs => amx::run(Bf16Tiles(&self)),
             DType::BF16 => isa.run(FloatTiles::<Bf16>(self, PhantomData)),
             DType::Q8_0 => self.quantised::<Q8_0>(isa),
             DType::Q4_0 => self.quantised::<Q4_0>(isa),

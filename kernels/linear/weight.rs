@@ -3,11 +3,12 @@
 //! [`Layout::Tiles`] interleaves the blocks of 16 rows: where a row's block has a unit (a scale, or 4 bytes of quants) at
 //! byte `o`, the tile's block has that unit of all 16 rows at byte `16 o`. One vector then holds the same unit of 16
 //! rows, each output element stays in its own lane, and no sum ever crosses lanes. A tile has exactly the bytes of its
-//! rows; only the last one may be padded.
+//! rows; only the last one may be padded. AMX multiplies pairs of bf16, so there these are the units ([`Layout::Pairs`]).
 
+use crate::cpu::ceiling::Arithmetic;
 use crate::cpu::{LANES, SyncMutPtr};
 use crate::quant::{DType, dequantize_row};
-use crate::{Arena, Bytes, Cpu, Device};
+use crate::{Arena, Bytes, Cpu, Device, Isa};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ pub(super) enum Layout {
     Rows,
     /// Tiles of 16 interleaved rows.
     Tiles,
+    /// Likewise, with pairs of bf16 as units: each 32 columns are a right tile of AMX.
+    Pairs,
 }
 
 /// Rows of one format.
@@ -136,9 +139,13 @@ impl Weight {
         self.parts.iter().map(|p| p.bytes.as_slice().len()).sum()
     }
 
-    /// Whether no part is quantised.
-    pub fn is_float(&self) -> bool {
-        self.parts.iter().all(|p| p.dtype.is_float())
+    /// What most of its products are made of.
+    pub fn arithmetic(&self) -> Arithmetic {
+        match self.parts.iter().max_by_key(|p| p.rows) {
+            Some(Part { layout: Layout::Pairs, .. }) => Arithmetic::Bf16,
+            Some(part) if !part.dtype.is_float() => Arithmetic::Int8,
+            _ => Arithmetic::F32,
+        }
     }
 
     pub(super) fn parts(&self) -> &[Part] {
@@ -169,6 +176,12 @@ impl Part {
         let bytes = self.bytes.as_slice();
         match self.layout {
             Layout::Rows => dequantize_row(self.dtype, &bytes[row * row_bytes..][..row_bytes], out),
+            Layout::Pairs => {
+                let tile = &bytes[row / LANES * LANES * row_bytes..][..LANES * row_bytes];
+                for (pairs, out) in tile.chunks_exact(LANES * PAIR).zip(out.chunks_exact_mut(2)) {
+                    dequantize_row(self.dtype, &pairs[row % LANES * PAIR..][..PAIR], out);
+                }
+            }
             Layout::Tiles => {
                 let tile = &bytes[row / LANES * LANES * row_bytes..][..LANES * row_bytes];
                 let (block_bytes, block_len) = (self.dtype.block_bytes(), self.dtype.block_len());
@@ -186,6 +199,8 @@ impl Part {
     }
 }
 
+/// Bytes of a pair of bf16.
+const PAIR: usize = 4;
 const MAX_BLOCK_BYTES: usize = DType::Q6_K.block_bytes();
 
 /// Offset and size of each unit of a block.
@@ -213,6 +228,7 @@ fn interleave(
     arena: &Arena,
     copied: &mut dyn FnMut(Range<usize>),
 ) -> Result<Part, OutOfMemory> {
+    let layout = if source.dtype == DType::BF16 && takes_pairs(cpu, cols) { Layout::Pairs } else { Layout::Tiles };
     let tile_bytes = LANES * source.dtype.row_bytes(cols);
     let tiles = source.rows.div_ceil(LANES);
     let bytes = laid_out_bytes(source.dtype, source.rows, cols);
@@ -228,12 +244,33 @@ fn interleave(
                 let rows = &rows[from..rows.len().min(from + tile_bytes)];
                 // SAFETY: tiles are disjoint parts of the buffer, and each is given to one thread.
                 let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(from), tile_bytes) };
-                interleave_tile(source.dtype, rows, tile_bytes / LANES, out);
+                match layout {
+                    Layout::Pairs => interleave_pairs(rows, tile_bytes / LANES, out),
+                    _ => interleave_tile(source.dtype, rows, tile_bytes / LANES, out),
+                }
             }
         });
         copied(first * tile_bytes..rows.len().min((first + count) * tile_bytes));
     }
-    Ok(Part { dtype: source.dtype, rows: source.rows, layout: Layout::Tiles, bytes: Bytes::Owned(Arc::new(buffer)) })
+    Ok(Part { dtype: source.dtype, rows: source.rows, layout, bytes: Bytes::Owned(Arc::new(buffer)) })
+}
+
+/// Whether the device multiplies rows of so many bf16 as pairs.
+#[cfg(target_arch = "x86_64")]
+fn takes_pairs(cpu: &Cpu, cols: usize) -> bool {
+    cpu.isa() == Isa::Amx && cols.is_multiple_of(super::bf16::STEP)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn takes_pairs(_: &Cpu, _: usize) -> bool {
+    false
+}
+
+/// Interleaves up to 16 rows of bf16 pair by pair; lanes without a row stay zero.
+fn interleave_pairs(rows: &[u8], row_bytes: usize, out: &mut [u8]) {
+    for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+        copy_units::<PAIR>(row, lane, out);
+    }
 }
 
 /// Interleaves up to 16 rows; lanes without a row stay zero.

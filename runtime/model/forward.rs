@@ -6,7 +6,7 @@
 use super::host::Host;
 use super::profile::{Op, Recorder};
 use super::spec::{LayerSpec, ModelSpec, RopeSpec};
-use super::weights::LayerWeights;
+use super::weights::{LayerWeights, Weights};
 use crate::batch::Batch;
 use crate::{Error, Result};
 use aieng_kernels::attention::{AttentionParams, Partials, Sequences};
@@ -45,8 +45,7 @@ pub(super) struct Buffers {
 impl Buffers {
     pub(super) fn new(
         spec: &ModelSpec,
-        ropes: &[Frequencies],
-        vocab: usize,
+        weights: &Weights,
         tokens: usize,
         logits_rows: usize,
         kv_tokens: usize,
@@ -69,9 +68,9 @@ impl Buffers {
             attended: rows(q)?,
             gated: rows(width)?,
             last: rows(hidden)?,
-            logits: matrix(logits_rows, vocab)?,
-            angles: ropes.iter().map(angles).collect::<Result<_>>()?,
-            scratch: Scratch::new(tokens, hidden.max(width).max(q).next_multiple_of(32)).map_err(|_| missing())?,
+            logits: matrix(logits_rows, weights.vocab())?,
+            angles: weights.ropes.iter().map(angles).collect::<Result<_>>()?,
+            scratch: Scratch::new(tokens, weights.matrices()).map_err(|_| missing())?,
             // Where sequences share blocks there may be more context than tokens.
             partials: Partials::new(most(&|l| l.attn.heads), most(&|l| l.attn.head_dim), kv_tokens, logits_rows)
                 .map_err(|e| Error::OutOfMemory(format!("attention: no memory for {} bytes", e.bytes)))?,

@@ -41,7 +41,7 @@ impl Host {
             .map_err(|e| Error::OutOfMemory(format!("KV cache of {blocks} blocks: no memory for {} bytes", e.bytes)))?;
         let Limits { batch_tokens, sequences, .. } = limits;
         let kv_tokens = blocks * BLOCK_TOKENS;
-        let buffers = forward::Buffers::new(spec, &weights.ropes, weights.vocab(), batch_tokens, sequences, kv_tokens)?;
+        let buffers = forward::Buffers::new(spec, &weights, batch_tokens, sequences, kv_tokens)?;
         let scratch = memory::draw_scratch(weights.vocab(), device.threads().min(sequences))?;
         Ok(Host { device, weights, cache, buffers, scratch })
     }

@@ -180,7 +180,7 @@ impl Host {
 }
 
 fn matrix_work(weight: &Weight, rows: usize) -> Work {
-    let arithmetic = if weight.is_float() { Arithmetic::F32 } else { Arithmetic::Int8 };
+    let arithmetic = weight.arithmetic();
     let bytes = if rows == 0 { 0 } else { weight.bytes() as u64 };
     Work { bytes, operations: 2 * (weight.rows() * weight.cols() * rows) as u64, arithmetic }
 }
