@@ -7,7 +7,6 @@
 //! A row's sums follow from the row and the weights alone: columns are added in steps of 32, in their order, and of a step the
 //! first parts of activations, the second and the third.
 
-use super::activations::Scratch;
 use super::cpu::{PartJob, evenly};
 use super::weight::Layout;
 use crate::Tensor;

@@ -10,7 +10,6 @@ use super::weights::{LayerWeights, Weights};
 use crate::batch::Batch;
 use crate::{Error, Result};
 use aieng_kernels::attention::{AttentionParams, Partials, Sequences};
-use aieng_kernels::rope::Frequencies;
 use aieng_kernels::{
     Device, Floats, KvCache, RopeAngles, Scratch, Tensor, TensorMut, add_rms_norm, attention, embed, gate_up, kv_write,
     linear, rms_norm_in_place, rope,
