@@ -1,8 +1,8 @@
 //! bf16 weights times f32 activations, by AMX.
 //!
 //! An activation is the sum of three numbers of bf16, of which each has eight of its 24 bits, so what the unit adds up are the
-//! products of f32 as they are: but for rounding while summing, which any order of f32 has. Three products of tiles then take the
-//! place of 32 multiplications in f32 of each vector. Weights are right tiles as they lie ([`Layout::Pairs`]).
+//! products of f32 as they are: but for rounding while summing, which any order of f32 has, and but for numbers below 2^-126, which
+//! the unit takes for zero. Weights are right tiles as they lie ([`Layout::Pairs`]).
 //!
 //! A row's sums follow from the row and the weights alone: columns are added in steps of 32, in their order, and of a step the
 //! first parts of activations, the second and the third.

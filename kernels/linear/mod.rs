@@ -1,9 +1,9 @@
 //! `y = x Wᵀ + b`: activations `x` `[T, K]` f32, weights `W` `[N, K]` in any [`crate::DType`], output `y` `[T, N]` f32.
 //!
 //! On [`Device::Cpu`] quantised weights meet activations that are quantised in blocks of 64 to 8 or more bits ([`Precision`]),
-//! and the products are summed as integers within a block; float weights meet f32 activations, bf16 ones by AMX three parts of them
-//! that are bf16, too. Each output element is summed block by block in the order of K, whatever T and the number of threads, so a row's result never depends on
-//! the batch.
+//! and the products are summed as integers within a block; float weights meet f32 activations, those of bf16 by AMX three parts of
+//! each, which are bf16 as well. Each output element is summed block by block in the order of K, whatever T and the number of
+//! threads, so a row's result never depends on the batch.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]

@@ -139,7 +139,7 @@ impl Weight {
         self.parts.iter().map(|p| p.bytes.as_slice().len()).sum()
     }
 
-    /// What most of its products are made of.
+    /// What most of its products are made of. Where that is bf16, one of f32 takes three.
     pub fn arithmetic(&self) -> Arithmetic {
         match self.parts.iter().max_by_key(|p| p.rows) {
             Some(Part { layout: Layout::Pairs, .. }) => Arithmetic::Bf16,
