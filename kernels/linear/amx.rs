@@ -98,7 +98,7 @@ impl<F: Format> AmxTiles<'_, F> {
         let groups = rows.len() / TILE_ROWS;
         // A single group needs more lines for a block than can be under way at once: so it asks row by row.
         let turns = if groups == 1 { TILE_ROWS } else { 1 };
-        let tile_bytes = LANES * part.part.dtype.row_bytes(job.x.cols());
+        let tile_bytes = part.part.tile_bytes;
         let codes = part.tile(job.tiles.start).wrapping_add(chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
         let bytes = chunk.len() / F::BLOCK * LANES * F::BLOCK_BYTES;
         let mut memory = MaybeUninit::<Slots>::uninit();

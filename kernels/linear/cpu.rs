@@ -192,7 +192,7 @@ impl PartJob<'_> {
     /// The tile's bytes.
     #[inline(always)]
     pub fn tile(&self, tile: usize) -> *const u8 {
-        let tile_bytes = LANES * self.part.dtype.row_bytes(self.job.x.cols());
+        let tile_bytes = self.part.tile_bytes;
         self.part.bytes.as_slice()[tile * tile_bytes..][..tile_bytes].as_ptr()
     }
 

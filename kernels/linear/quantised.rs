@@ -146,7 +146,7 @@ impl<F: Format> QuantTiles<'_, F> {
         // The smallest sub-blocks need most: 16 codes, a scale of 4 bytes.
         let mut decoded = [const { MaybeUninit::<[u8; CHUNK * LANES * 20 / 16]>::uninit() }; T];
         let mut weights = [std::ptr::null(); T];
-        let tile_bytes = LANES * self.0.part.dtype.row_bytes(job.x.cols());
+        let tile_bytes = self.0.part.tile_bytes;
         let of_chunk =
             |t: usize| self.0.tile(tile).wrapping_add(t * tile_bytes + chunk.start / F::BLOCK * LANES * F::BLOCK_BYTES);
         let blocks = rows.len() / R * chunk.len().div_ceil(BLOCK);

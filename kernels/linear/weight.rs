@@ -30,6 +30,8 @@ pub(super) struct Part {
     pub rows: usize,
     pub layout: Layout,
     pub bytes: Bytes,
+    /// Bytes of 16 rows. They are asked for with each tile, too often to be worked out from the format's fields.
+    pub tile_bytes: usize,
 }
 
 /// Rows of a weight as a file has them.
@@ -104,7 +106,8 @@ impl Weight {
             assert_eq!(len, source.rows * source.dtype.row_bytes(cols), "bytes of [{}, {cols}]", source.rows);
             parts.push(match device {
                 Device::Reference => {
-                    Part { dtype: source.dtype, rows: source.rows, layout: Layout::Rows, bytes: source.bytes.clone() }
+                    let Source { dtype, rows, bytes } = source.clone();
+                    Part { dtype, rows, layout: Layout::Rows, bytes, tile_bytes: LANES * dtype.row_bytes(cols) }
                 }
                 Device::Cpu(cpu) => interleave(cpu, source, cols, arena, &mut |range| copied(i, range))?,
             });
@@ -252,7 +255,8 @@ fn interleave(
         });
         copied(first * tile_bytes..rows.len().min((first + count) * tile_bytes));
     }
-    Ok(Part { dtype: source.dtype, rows: source.rows, layout, bytes: Bytes::Owned(Arc::new(buffer)) })
+    let bytes = Bytes::Owned(Arc::new(buffer));
+    Ok(Part { dtype: source.dtype, rows: source.rows, layout, bytes, tile_bytes })
 }
 
 /// Whether the device multiplies rows of so many bf16 as pairs.
