@@ -71,6 +71,20 @@ impl TileKernel for Pack {
     }
 }
 
+/// Evaluates `$body` for each tile S of sums: of `$T` tiles of weights and `$G` groups of rows those of `$t` and `$g`.
+macro_rules! each_sum {
+    ($T:expr, $G:expr, |$S:ident, $t:ident, $g:ident| $body:expr) => {
+        each_sum!(@ $T, $G, $S, $t, $g, $body, (0, 0, 0) (1, 1, 0) (2, 0, 1) (3, 1, 1))
+    };
+    (@ $T:expr, $G:expr, $S:ident, $t:ident, $g:ident, $body:expr, $(($sums:literal, $tile:literal, $group:literal))*) => {
+        $(if $tile < $T && $group < $G {
+            const $S: u8 = $sums;
+            let ($t, $g) = ($tile, $group);
+            $body
+        })*
+    };
+}
+
 /// A part that lies as [`Layout::Pairs`].
 pub struct Bf16Tiles<'a>(pub &'a PartJob<'a>);
 
@@ -159,23 +173,8 @@ impl Bf16Tiles<'_> {
         let sums = |t: usize, g: usize| part.sums(tiles[t], row + g * TILE_ROWS).cast::<u8>();
         // SAFETY: the caller's; sums of the steps before have been gathered.
         unsafe {
-            if steps.start == 0 {
-                amx::zero::<0>();
-                amx::zero::<1>();
-                amx::zero::<2>();
-                amx::zero::<3>();
-            } else {
-                amx::load::<0>(sums(0, 0), 64);
-                if T > 1 {
-                    amx::load::<1>(sums(1, 0), 64);
-                }
-                if G > 1 {
-                    amx::load::<2>(sums(0, 1), 64);
-                }
-                if T > 1 && G > 1 {
-                    amx::load::<3>(sums(1, 1), 64);
-                }
-            }
+            let begins = steps.start == 0;
+            each_sum!(T, G, |S, t, g| if begins { amx::zero::<S>() } else { amx::load::<S>(sums(t, g), 64) });
             for _ in steps {
                 amx::load::<6>(weights[0], 64);
                 if T > 1 {
@@ -205,16 +204,7 @@ impl Bf16Tiles<'_> {
                 weights = weights.map(|tile| tile.wrapping_add(TILE));
                 x = x.map(|x| x.wrapping_add(PARTS * TILE));
             }
-            amx::store::<0>(sums(0, 0), 64);
-            if T > 1 {
-                amx::store::<1>(sums(1, 0), 64);
-            }
-            if G > 1 {
-                amx::store::<2>(sums(0, 1), 64);
-            }
-            if T > 1 && G > 1 {
-                amx::store::<3>(sums(1, 1), 64);
-            }
+            each_sum!(T, G, |S, t, g| amx::store::<S>(sums(t, g), 64));
         }
     }
 }
