@@ -63,6 +63,7 @@ def variants(name, test):
     ]
 
 
+# What models with float weights are measured on: names of rows, and tests.
 FLOAT_TESTS = [("pp512", "pp512"), ("tg64", "tg64"), ("x16", "tg32x16")]
 
 ROWS = [

@@ -86,7 +86,7 @@ impl<F: Format> AmxTiles<'_, F> {
     /// that none is zeroed soon after it was stored; 16 times the codes below themselves, so that one product has low and
     /// high parts: prompts of SmolLM2 seemed to gain, 16 rows and what has no high parts lost; weights decoded to bf16 with their scales
     /// and minima, so that the unit sums whole rows by itself: 128 rows of Q4_1 took two thirds of the time, 43 to 65 ms,
-    /// but a single row took four times as long, and a prompt's rows must have the bits of rows that come one at a time,
+    /// but a single row took nearly four times as long, and a prompt's rows must have the bits of rows that come one at a time,
     /// or what was generated could not be found again as a prompt's prefix.)
     ///
     /// # Safety

@@ -8,14 +8,12 @@
 //! first parts of activations, the second and the third.
 
 use super::cpu::{PartJob, evenly};
-use super::weight::Layout;
+use super::weight::{Layout, STEP};
 use crate::Tensor;
 use crate::cpu::amx::{self, Shapes, TILE_ROWS, TileKernel, V};
 use crate::cpu::{Cpu, LANES, Simd, SyncMutPtr, SyncPtr};
 use std::ops::Range;
 
-/// Columns of a step: the 64 bytes of a tile's row.
-pub(super) const STEP: usize = 32;
 /// Bytes of a tile.
 const TILE: usize = TILE_ROWS * 2 * STEP;
 /// Of an activation.

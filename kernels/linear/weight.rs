@@ -19,9 +19,12 @@ pub(super) enum Layout {
     Rows,
     /// Tiles of 16 interleaved rows.
     Tiles,
-    /// Likewise, with pairs of bf16 as units: each 32 columns are a right tile of AMX.
+    /// Likewise, with pairs of bf16 as units: each [`STEP`] columns are a right tile of AMX.
     Pairs,
 }
+
+/// Columns of a tile of pairs: its rows have 64 bytes.
+pub(super) const STEP: usize = 32;
 
 /// Rows of one format.
 #[derive(Debug, Clone)]
@@ -231,7 +234,8 @@ fn interleave(
     arena: &Arena,
     copied: &mut dyn FnMut(Range<usize>),
 ) -> Result<Part, OutOfMemory> {
-    let layout = if source.dtype == DType::BF16 && takes_pairs(cpu, cols) { Layout::Pairs } else { Layout::Tiles };
+    let paired = source.dtype == DType::BF16 && cpu.isa() == Isa::Amx && cols.is_multiple_of(STEP);
+    let layout = if paired { Layout::Pairs } else { Layout::Tiles };
     let tile_bytes = LANES * source.dtype.row_bytes(cols);
     let tiles = source.rows.div_ceil(LANES);
     let bytes = laid_out_bytes(source.dtype, source.rows, cols);
@@ -257,17 +261,6 @@ fn interleave(
     }
     let bytes = Bytes::Owned(Arc::new(buffer));
     Ok(Part { dtype: source.dtype, rows: source.rows, layout, bytes, tile_bytes })
-}
-
-/// Whether the device multiplies rows of so many bf16 as pairs.
-#[cfg(target_arch = "x86_64")]
-fn takes_pairs(cpu: &Cpu, cols: usize) -> bool {
-    cpu.isa() == Isa::Amx && cols.is_multiple_of(super::bf16::STEP)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn takes_pairs(_: &Cpu, _: usize) -> bool {
-    false
 }
 
 /// Interleaves up to 16 rows of bf16 pair by pair; lanes without a row stay zero.
