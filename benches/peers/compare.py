@@ -2,7 +2,8 @@
 
 The peer is llama.cpp; it is built once, under .toolchain/peers, which takes some minutes. `ratio` is an engine's median over
 the fastest peer's of the row: above 1 is faster; for seconds and MiB below 1 is better. Where one sequence decodes, a
-ceiling takes its turn: the speed that the machine's memory bandwidth allows. `--engines` adds others where they install.
+ceiling takes its turn: the speed that the machine's memory bandwidth allows. `--engines` adds others where they install;
+`--isa` holds aieng and llama.cpp to the instructions of a lesser machine.
 """
 
 import argparse
@@ -39,15 +40,19 @@ class Name:
     is_ceiling: bool = False
 
 
-def model_file(model):
-    """A model's file: pulled, converted or made."""
+def peer_of(kinds):
+    return next(kind for kind in kinds if kind.is_peer)
+
+
+def model_file(model, peer):
+    """A model's file: pulled, converted by the peer or made."""
     if model != LLAMA_1B and model not in FLOATS:
         return engines.output(engines.BINARY, "pull", model)
     path = engines.TOOLCHAIN / "models" / f"{model}.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         if model in FLOATS:
-            engines.LlamaCpp.convert(model_file(SMOLLM2), path, FLOATS[model])
+            peer.convert(model_file(SMOLLM2, peer), path, FLOATS[model])
         else:
             engines.run(engines.BINARY, "bench", "--make-model", "llama-1b", path, stdout=subprocess.DEVNULL)
     return str(path)
@@ -86,7 +91,7 @@ def without(values, engine):
 
 def take_turns(model, cells, kinds, args):
     """Values by cell and engine: each repetition measures every cell, one engine after the other."""
-    path = model_file(model)
+    path = model_file(model, peer_of(kinds))
     running = [kind(path) for kind in kinds]
     names = {engine: Name(engine.name, engine.version(), engine.is_peer, engine.is_ceiling) for engine in running}
     values = {cell: defaultdict(list) for cell in cells}
@@ -119,11 +124,12 @@ def compare(rows, kinds, args):
                     yield from results(row, values, args.threads)
 
 
-def machine():
+def machine(isa):
     fields = dict(line.split(":", 1) for line in open("/proc/cpuinfo") if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
     cpu, family = fields.get("model name", platform.machine()), fields.get("cpu family", "?")
-    return f"{cpu} (family {family}), {cores()} cores, Linux {platform.release()}"
+    limit = f", no more than {isa}" if isa else ""
+    return f"{cpu} (family {family}), {cores()} cores{limit}, Linux {platform.release()}"
 
 
 def arguments():
@@ -132,6 +138,7 @@ def arguments():
     parser.add_argument("--rows", default="*", help="names, separated by commas; * stands for anything [all]")
     parser.add_argument("--threads", type=int, default=cores(), help="where a row does not say 1 [%(default)s]")
     parser.add_argument("--reps", type=int, default=5, help="turns of each engine [%(default)s]")
+    parser.add_argument("--isa", choices=engines.ISAS, help="instructions that both may use [all that the machine has]")
     parser.add_argument("--engines", default="", help=f"optional peers, separated by commas: {', '.join(engines.OPTIONAL)}")
     parser.add_argument("--json", metavar="FILE", help="write the machine and the rows there, too")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the ratios")
@@ -160,15 +167,16 @@ def main():
 def report(args, rows, optional):
     build = ["cargo", "build", "--release", "--quiet", "--package", "aieng-cli"]
     engines.run(*build, "--manifest-path", engines.ROOT / "Cargo.toml")
-    engines.LlamaCpp.setup()
-    kinds = [engines.Aieng, engines.AiengAvx2, engines.LlamaCpp, engines.MemoryCeiling]
+    own = engines.of_isa(args.isa) if args.isa else [engines.Aieng, engines.AiengAvx2, engines.LlamaCpp]
+    kinds = [*own, engines.MemoryCeiling]
+    peer_of(own).setup()
     for kind in optional:
         try:
             kind.setup()
             kinds.append(kind)
         except engines.Failed as failed:
             skip(kind.name, failed)
-    print(f"{machine()}, {datetime.date.today()}\n")
+    print(f"{machine(args.isa)}, {datetime.date.today()}\n")
     print("| " + " | ".join(COLUMNS) + " |")
     print("| --- | --- | --: | --- | --: | --- | --: | --: | --: | --: |")
     done = []
@@ -180,10 +188,10 @@ def report(args, rows, optional):
         print(f"\n{engines.OpenVino.name} computes another model: no ratio is to it.")
     print("\n" + "; ".join(sorted({row["version"] for row in done if row["version"]})))
     if args.json:
-        whole = {"machine": machine(), "reps": args.reps, "rows": done}
+        whole = {"machine": machine(args.isa), "reps": args.reps, "rows": done}
         Path(args.json).write_text(json.dumps(whole, indent=1) + "\n")
     if args.plot:
-        Path(args.plot).write_text(chart.ratios(done, machine()))
+        Path(args.plot).write_text(chart.ratios(done, machine(args.isa)))
 
 
 if __name__ == "__main__":

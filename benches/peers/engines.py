@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target" / "release" / "aieng"
 TOOLCHAIN = ROOT / ".toolchain"
 PROMPT = "The capital of France is"
+# What llama.cpp is built with to use the instructions that aieng's --isa of this name does, whatever else the machine has.
+AVX2 = "-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+AVX512 = f"{AVX2} -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON"
+ISAS = {"avx2": AVX2, "avx512": AVX512, "avx512-bf16": f"{AVX512} -DGGML_AVX512_BF16=ON"}
 # Room for 64 sequences of 64 tokens, or for one of 4096 and what it generates.
 CONTEXT, SEQUENCES = 8192, 64
 # As many tokens as fit 2048 with the one that is generated.
@@ -117,7 +121,7 @@ class Aieng(Engine):
         return [BINARY, "bench", "turns", "-m", self.model, "-t", str(threads), *self.isa, *sizes]
 
     def start(self, threads):
-        options = ["--raw", "--temperature", "0", "-n", "4", "-t", str(threads)]
+        options = ["--raw", "--temperature", "0", "-n", "4", "-t", str(threads), *self.isa]
         begin = time.perf_counter()
         command = [BINARY, "run", "-m", self.model, *options, PROMPT]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -129,7 +133,7 @@ class Aieng(Engine):
         return seconds
 
     def memory(self, threads):
-        options = ["-p", str(FULL), "-n", "0", "-r", "1", "-t", str(threads), "--json"]
+        options = ["-p", str(FULL), "-n", "0", "-r", "1", "-t", str(threads), *self.isa, "--json"]
         command = [BINARY, "bench", "-m", self.model, *options]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
@@ -158,6 +162,7 @@ class LlamaCpp(Engine):
     # llama.cpp dies of SIGILL at the first prompt where it finds AMX.
     cmake = "-DGGML_NATIVE=ON '-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse'"
     python = TOOLCHAIN / "peers" / "bin" / "python"
+    built_for = ""
 
     @classmethod
     def setup(cls):
@@ -179,7 +184,7 @@ class LlamaCpp(Engine):
         run(cls.python, Path(__file__).with_name("llama_cpp_convert.py"), source, target, kind, stderr=subprocess.DEVNULL)
 
     def version(self):
-        return self.requirement.replace("==", " ")
+        return self.requirement.replace("==", " ") + self.built_for
 
     def command(self, threads, *more, context=CONTEXT, sequences=SEQUENCES):
         driver = Path(__file__).with_name("llama_cpp_bench.py")
@@ -191,6 +196,13 @@ class LlamaCpp(Engine):
 
     def memory(self, threads):
         return json.loads(output(*self.command(threads, "--peak-memory", str(FULL), context=2048, sequences=1)))["mib"]
+
+
+def of_isa(isa):
+    """aieng and its peer as a machine has them that knows no more instructions than these."""
+    python = TOOLCHAIN / f"peers-{isa}" / "bin" / "python"
+    peer = {"cmake": ISAS[isa], "python": python, "built_for": f" for {isa}"}
+    return [type("AiengOfIsa", (Aieng,), {"isa": ["--isa", isa]}), type("LlamaCppOfIsa", (LlamaCpp,), peer)]
 
 
 class MemoryCeiling:

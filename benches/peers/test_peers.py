@@ -77,6 +77,17 @@ class Rows(unittest.TestCase):
             self.assertFalse(takes(None, cell), cell)
 
 
+class Isa(unittest.TestCase):
+    def test_both_engines_are_held_to_the_instructions(self):
+        for isa in engines.ISAS:
+            aieng, peer = engines.of_isa(isa)
+            command = aieng("model").command(2)
+            self.assertEqual(command[command.index("--isa") + 1], isa)
+            self.assertIn("-DGGML_NATIVE=OFF", peer.cmake)
+            self.assertNotEqual(peer.python, engines.LlamaCpp.python)
+            self.assertIn(isa, peer("model").version())
+
+
 class Pretended(engines.Engine):
     """Its speed is its number of turns so far."""
 
@@ -106,7 +117,7 @@ class Turns(unittest.TestCase):
         with mock.patch.object(sys, "argv", ["compare.py", "--rows", "llama-1b-pp512,llama-1b-x*", "--reps", "2"]):
             args, picked, _ = compare.arguments()
         self.assertEqual(picked, rows)
-        with mock.patch.object(compare, "model_file", lambda model: model), mock.patch.object(compare, "PAUSE", 0):
+        with mock.patch.object(compare, "model_file", lambda model, _peer: model), mock.patch.object(compare, "PAUSE", 0):
             done = list(compare.compare(rows, kinds, args))
         n = args.threads
         self.assertEqual(Pretended.calls, [(e, t, n) for t in ("pp512", "tg32x16") for _ in range(2) for e in "ab"])
@@ -117,7 +128,7 @@ class Turns(unittest.TestCase):
     def turns(self, kinds):
         with mock.patch.object(sys, "argv", ["compare.py", "--rows", "llama-1b-pp512", "--reps", "3"]):
             args, rows, _ = compare.arguments()
-        with mock.patch.object(compare, "model_file", lambda model: model), mock.patch.object(compare, "PAUSE", 0):
+        with mock.patch.object(compare, "model_file", lambda model, _peer: model), mock.patch.object(compare, "PAUSE", 0):
             return [row["engine"] for row in compare.compare(rows, kinds, args)]
 
     def test_an_optional_engine_that_fails_is_left_out_and_named(self):
