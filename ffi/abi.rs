@@ -77,6 +77,7 @@ pub const AIENG_ISA_AVX2: _bindgen_ty_3 = 2;
 pub const AIENG_ISA_AVX512: _bindgen_ty_3 = 3;
 pub const AIENG_ISA_AVX512_BF16: _bindgen_ty_3 = 4;
 pub const AIENG_ISA_AMX: _bindgen_ty_3 = 5;
+pub const AIENG_ISA_AVX_VNNI: _bindgen_ty_3 = 6;
 pub type _bindgen_ty_3 = ::core::ffi::c_uint;
 pub type aieng_kv_type = u32;
 pub const AIENG_KV_AUTO: _bindgen_ty_4 = 0;

@@ -72,6 +72,7 @@ fn isa(config: &aieng_engine_config) -> Result<Option<Isa>> {
         AIENG_ISA_AVX512 => Some(Isa::Avx512),
         AIENG_ISA_AVX512_BF16 => Some(Isa::Avx512Bf16),
         AIENG_ISA_AMX => Some(Isa::Amx),
+        AIENG_ISA_AVX_VNNI => Some(Isa::AvxVnni),
         other => return Err(invalid(format!("config.isa: {other} is no aieng_isa"))),
     })
 }
@@ -335,6 +336,7 @@ pub unsafe extern "C" fn aieng_engine_describe(
             isa: of.isa.map_or(AIENG_ISA_AUTO, |isa| match isa {
                 Isa::Portable => AIENG_ISA_PORTABLE,
                 Isa::Avx2 => AIENG_ISA_AVX2,
+                Isa::AvxVnni => AIENG_ISA_AVX_VNNI,
                 Isa::Avx512 => AIENG_ISA_AVX512,
                 Isa::Avx512Bf16 => AIENG_ISA_AVX512_BF16,
                 Isa::Amx => AIENG_ISA_AMX,

@@ -68,6 +68,7 @@ fn kernels(isa: Isa) -> &'static CStr {
     match isa {
         Isa::Portable => c"cpu-portable",
         Isa::Avx2 => c"cpu-avx2",
+        Isa::AvxVnni => c"cpu-avx-vnni",
         Isa::Avx512 => c"cpu-avx512",
         Isa::Avx512Bf16 => c"cpu-avx512-bf16",
         Isa::Amx => c"cpu-amx",

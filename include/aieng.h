@@ -224,7 +224,9 @@ enum {
    * wants signal stacks of AT_MINSIGSTKSZ (getauxval; some 12 KiB): sigaltstack refuses smaller ones. Where a thread has a
    * smaller one already, it refuses AMX instead, which then counts as missing.
    */
-  AIENG_ISA_AMX = 5
+  AIENG_ISA_AMX = 5,
+  /** That of AIENG_ISA_AVX2 and AVX-VNNI. */
+  AIENG_ISA_AVX_VNNI = 6
 };
 
 /** Element type of the KV cache. */

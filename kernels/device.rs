@@ -19,6 +19,7 @@ impl Device {
             Device::Cpu(cpu) => match cpu.isa() {
                 Isa::Portable => "cpu-portable",
                 Isa::Avx2 => "cpu-avx2",
+                Isa::AvxVnni => "cpu-avx-vnni",
                 Isa::Avx512 => "cpu-avx512",
                 Isa::Avx512Bf16 => "cpu-avx512-bf16",
                 Isa::Amx => "cpu-amx",

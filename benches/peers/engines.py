@@ -24,7 +24,7 @@ PROMPT = "The capital of France is"
 # What llama.cpp is built with to use the instructions that aieng's --isa of this name does, whatever else the machine has.
 AVX2 = "-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
 AVX512 = f"{AVX2} -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON"
-ISAS = {"avx2": AVX2, "avx512": AVX512, "avx512-bf16": f"{AVX512} -DGGML_AVX512_BF16=ON"}
+ISAS = {"avx2": AVX2, "avx-vnni": f"{AVX2} -DGGML_AVX_VNNI=ON", "avx512": AVX512, "avx512-bf16": f"{AVX512} -DGGML_AVX512_BF16=ON"}
 # Room for 64 sequences of 64 tokens, or for one of 4096 and what it generates.
 CONTEXT, SEQUENCES = 8192, 64
 # As many tokens as fit 2048 with the one that is generated.

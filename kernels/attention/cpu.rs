@@ -24,7 +24,7 @@ const FEW_ROWS: usize = 8;
 /// leave no registers for six.)
 fn tile_rows(isa: Isa, dtype: KvDType) -> usize {
     match isa {
-        Isa::Portable | Isa::Avx2 if dtype != KvDType::BF16 => 6,
+        Isa::Portable | Isa::Avx2 | Isa::AvxVnni if dtype != KvDType::BF16 => 6,
         Isa::Amx if dtype == KvDType::BF16 => 16,
         _ => 8,
     }

@@ -1,15 +1,16 @@
-//! Sixteen lanes in two registers: AVX2, FMA and F16C.
+//! Sixteen lanes in two registers: AVX2, FMA and F16C; with AVX-VNNI or without.
 
 mod dots;
+mod vnni;
 
 use super::simd::{Codes, Kernel, Simd};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// AVX2.
+/// AVX2; with `VNNI` products of bytes and their sums are one instruction.
 #[derive(Debug, Clone, Copy)]
-pub struct Avx2;
+pub struct Avx2<const VNNI: bool>;
 
 pub fn is_available() -> bool {
     is_x86_feature_detected!("avx2")
@@ -22,7 +23,18 @@ pub fn is_available() -> bool {
 /// Needs [`is_available`].
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 pub unsafe fn enter<K: Kernel>(kernel: K) {
-    kernel.run::<Avx2>()
+    kernel.run::<Avx2<false>>()
+}
+
+pub fn has_vnni() -> bool {
+    is_available() && is_x86_feature_detected!("avxvnni")
+}
+
+/// # Safety
+/// Needs [`has_vnni`].
+#[target_feature(enable = "avx2,fma,f16c,bmi2,avxvnni")]
+pub unsafe fn enter_vnni<K: Kernel>(kernel: K) {
+    kernel.run::<Avx2<true>>()
 }
 
 /// Sum of eight lanes, halving: the same order as the other instruction sets.
@@ -69,7 +81,7 @@ macro_rules! both {
 
 // SAFETY of all methods: the caller vouches for the instruction set (the trait's contract) and for the pointers.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
-unsafe impl Simd for Avx2 {
+unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const ROWS: usize = 4;
     const SUMS: usize = 6;
     type F = F;
@@ -355,7 +367,11 @@ unsafe impl Simd for Avx2 {
         mut sums: [W; R],
     ) -> [W; R] {
         unsafe {
-            dots::add::<R>(bits, groups, &codes, x, stride, &mut sums);
+            if VNNI {
+                vnni::add::<_, R>(groups, &codes, x, stride, &mut sums);
+            } else {
+                dots::add::<_, R>(bits, groups, &codes, x, stride, &mut sums);
+            }
             sums
         }
     }
@@ -372,7 +388,13 @@ unsafe impl Simd for Avx2 {
         for t in 0..T {
             // Copies: what has an address lies in memory all the time.
             let (codes, mut copy) = (codes[t], sums[t]);
-            unsafe { dots::add_high::<R>(bits, words, &codes, x, stride, &mut copy) };
+            unsafe {
+                if VNNI {
+                    vnni::add_high::<_, R>(words, &codes, x, stride, &mut copy);
+                } else {
+                    dots::add_high::<_, R>(bits, words, &codes, x, stride, &mut copy);
+                }
+            }
             sums[t] = copy;
         }
         sums

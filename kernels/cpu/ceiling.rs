@@ -28,7 +28,7 @@ const RUNS: usize = 7;
 /// What a kernel's multiplications are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// Bytes, summed in 32 bits (AMX, AVX-512 VNNI), or in 16 (AVX2).
+    /// Bytes, summed in 32 bits (AMX, VNNI), or in 16 (AVX2).
     Int8,
     /// Pairs of bf16, summed in f32 (AMX, AVX-512 BF16).
     Bf16,
@@ -190,7 +190,7 @@ fn f32_rate(cpu: &Cpu) -> f64 {
     let rate = |operations: usize, once: &(dyn Fn(usize, usize) + Sync)| operations as f64 * best_rate(cpu, once);
     match isa {
         Isa::Portable => rate(2 * 2 * 16, &|_, rounds| isa.run(Fma::<2> { rounds })),
-        Isa::Avx2 => rate(2 * 6 * 16, &|_, rounds| isa.run(Fma::<6> { rounds })),
+        Isa::Avx2 | Isa::AvxVnni => rate(2 * 6 * 16, &|_, rounds| isa.run(Fma::<6> { rounds })),
         Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => rate(2 * 12 * 16, &|_, rounds| isa.run(Fma::<12> { rounds })),
     }
 }
@@ -224,6 +224,14 @@ fn int8_rate(cpu: &Cpu) -> Option<f64> {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the device was made for an instruction set that this machine has.
         Isa::Avx2 => Some(x86::OPERATIONS_MADDUBS * best_rate(cpu, &|_, rounds| unsafe { x86::maddubs(rounds) })),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => {
+            // SAFETY: as above.
+            Some(
+                x86::OPERATIONS_DPBUSD_OF_HALVES
+                    * best_rate(cpu, &|_, rounds| unsafe { x86::dpbusd_of_halves(rounds) }),
+            )
+        }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             // SAFETY: as above.
@@ -304,6 +312,7 @@ mod x86 {
     const SUMS: usize = 12;
     /// Of a round of each loop.
     pub const OPERATIONS_DPBUSD: f64 = (2 * 64 * SUMS) as f64;
+    pub const OPERATIONS_DPBUSD_OF_HALVES: f64 = (2 * 32 * SUMS) as f64;
     pub const OPERATIONS_DPBF16: f64 = (2 * 32 * SUMS) as f64;
     pub const OPERATIONS_MADDUBS: f64 = (2 * 32 * SUMS) as f64;
 
@@ -316,6 +325,20 @@ mod x86 {
         for _ in 0..rounds {
             for sum in &mut sums {
                 *sum = _mm512_dpbusd_epi32(*sum, x, y);
+            }
+        }
+        black_box(sums);
+    }
+
+    /// # Safety
+    /// Needs AVX-VNNI.
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub unsafe fn dpbusd_of_halves(rounds: usize) {
+        let (x, y) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi8(black_box(5)));
+        let mut sums = [_mm256_setzero_si256(); SUMS];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, x, y);
             }
         }
         black_box(sums);

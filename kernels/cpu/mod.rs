@@ -1,7 +1,7 @@
 //! The CPU backend: an instruction set chosen at run time, and a pool of threads.
 //!
 //! A kernel is a struct of parameters with a body generic over [`Simd`]; [`Isa::run`] compiles the body once for each
-//! instruction set, or once for both AVX-512 ones if it needs no bf16, and calls the right one.
+//! instruction set, or once for several that it needs no difference of, and calls the right one.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -26,6 +26,8 @@ pub enum Isa {
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// The same and AVX-VNNI.
+    AvxVnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
     /// The same and AVX-512 BF16.
@@ -36,13 +38,14 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, slowest first.
-    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
+    pub const ALL: [Isa; 6] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
-    /// The name that commands and reports use: "portable", "avx2", "avx512", "avx512-bf16", "amx".
+    /// The name that commands and reports use: "portable", "avx2", "avx-vnni", "avx512", "avx512-bf16", "amx".
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avx-vnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512-bf16",
             Isa::Amx => "amx",
@@ -55,6 +58,8 @@ impl Isa {
             Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avx2::has_vnni(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::is_available(),
             #[cfg(target_arch = "x86_64")]
@@ -79,6 +84,12 @@ impl Isa {
             // SAFETY: the instruction set was found on this machine.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::enter(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni if K::INT8 => unsafe { avx2::enter_vnni(kernel) },
+            // SAFETY: as above; AVX-VNNI is beside all that AVX2 is here.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => unsafe { avx2::enter(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::enter(kernel) },

@@ -11,6 +11,8 @@ pub const LANES: usize = 16;
 pub trait Kernel {
     /// Whether it computes with bf16. If not, AVX-512 with BF16 runs what is compiled for AVX-512.
     const BF16: bool = true;
+    /// Whether it multiplies bytes. If not, AVX-VNNI runs what is compiled for AVX2.
+    const INT8: bool = false;
 
     /// Runs the kernel.
     fn run<S: Simd>(self);

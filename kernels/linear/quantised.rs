@@ -24,6 +24,7 @@ pub struct QuantTiles<'a, F>(pub &'a PartJob<'a>, pub Range<usize>, pub PhantomD
 
 impl<F: Format> Kernel for QuantTiles<'_, F> {
     const BF16: bool = false;
+    const INT8: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self) {

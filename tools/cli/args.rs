@@ -41,6 +41,7 @@ pub enum DeviceName {
 pub enum IsaName {
     Portable,
     Avx2,
+    AvxVnni,
     Avx512,
     Avx512Bf16,
     Amx,
@@ -51,6 +52,7 @@ impl IsaName {
         match self {
             IsaName::Portable => Isa::Portable,
             IsaName::Avx2 => Isa::Avx2,
+            IsaName::AvxVnni => Isa::AvxVnni,
             IsaName::Avx512 => Isa::Avx512,
             IsaName::Avx512Bf16 => Isa::Avx512Bf16,
             IsaName::Amx => Isa::Amx,

@@ -1,4 +1,4 @@
-//! Products of whole numbers: `dots` of [`Simd`](super::Simd).
+//! Products of whole numbers without VNNI: `dots` of [`Simd`].
 //!
 //! Codes up to 7 bits go through `maddubs`, which adds two products in 16 bits: the fewer bits the codes have, the more such pairs are
 //! added before they widen to 32. Codes of 8 bits would saturate: four rows multiply with each half of their bits, which takes three
@@ -6,20 +6,20 @@
 //!
 //! What counts is the number of instructions: where two threads share a core, as on most virtual machines, both want the decoder.
 
-use super::{Avx2, Codes, W};
+use super::{Codes, Simd, W};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// `dots` of [`Simd`](super::Simd).
+/// `dots` of [`Simd`].
 ///
 /// # Safety
 /// Needs AVX2, the groups of codes, and those of the R rows, each `stride` after the other, at `x`.
 #[inline(always)]
-pub unsafe fn add<const R: usize>(
+pub unsafe fn add<S: Simd<W = W>, const R: usize>(
     bits: u32,
     groups: Range<usize>,
-    codes: &impl Codes<Avx2>,
+    codes: &impl Codes<S>,
     x: *const i8,
     stride: usize,
     sums: &mut [W; R],
@@ -28,17 +28,17 @@ pub unsafe fn add<const R: usize>(
     unsafe {
         if let Some(sums) = sums.as_mut_array::<4>() {
             if bits < 8 {
-                return add_to_four::<1>(bits, groups, codes, x, stride, sums);
+                return add_to_four::<S, 1>(bits, groups, codes, x, stride, sums);
             }
-            add_to_four::<1>(4, groups.clone(), &Nibbles::<_, 0>(*codes), x, stride, sums);
-            return add_to_four::<16>(4, groups, &Nibbles::<_, 4>(*codes), x, stride, sums);
+            add_to_four::<S, 1>(4, groups.clone(), &Nibbles::<_, 0>(*codes), x, stride, sums);
+            return add_to_four::<S, 16>(4, groups, &Nibbles::<_, 4>(*codes), x, stride, sums);
         }
-        add_to_half::<0, R>(bits, groups.clone(), codes, x, stride, sums);
-        add_to_half::<1, R>(bits, groups, codes, x, stride, sums);
+        add_to_half::<S, 0, R>(bits, groups.clone(), codes, x, stride, sums);
+        add_to_half::<S, 1, R>(bits, groups, codes, x, stride, sums);
     }
 }
 
-/// `add_high` of [`Simd`](super::Simd): a function of its own, so that what is seldom needed takes no registers of its caller's.
+/// `add_high` of [`Simd`]: a function of its own, so that what is seldom needed takes no registers of its caller's.
 /// Few words have high parts: one after the other.
 ///
 /// # Safety
@@ -46,10 +46,10 @@ pub unsafe fn add<const R: usize>(
 #[cold]
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-pub unsafe fn add_high<const R: usize>(
+pub unsafe fn add_high<S: Simd<W = W>, const R: usize>(
     bits: u32,
     mut words: u16,
-    codes: &impl Codes<Avx2>,
+    codes: &impl Codes<S>,
     x: *const i8,
     stride: usize,
     sums: &mut [W; R],
@@ -73,7 +73,7 @@ pub unsafe fn add_high<const R: usize>(
         let mut tops = [[_mm256_setzero_si256(); 2]; R];
         while words != 0 {
             let g = words.trailing_zeros() as usize;
-            add::<R>(bits, g..g + 1, codes, x, stride, &mut tops);
+            add::<S, R>(bits, g..g + 1, codes, x, stride, &mut tops);
             words &= words - 1;
         }
         for (sums, tops) in sums.iter_mut().zip(tops) {
@@ -88,7 +88,7 @@ pub unsafe fn add_high<const R: usize>(
 #[derive(Clone, Copy)]
 struct Nibbles<C, const SHIFT: i32>(C);
 
-impl<C: Codes<Avx2>, const SHIFT: i32> Codes<Avx2> for Nibbles<C, SHIFT> {
+impl<S: Simd<W = W>, C: Codes<S>, const SHIFT: i32> Codes<S> for Nibbles<C, SHIFT> {
     #[inline(always)]
     fn in_memory(&self) -> bool {
         false
@@ -106,10 +106,10 @@ impl<C: Codes<Avx2>, const SHIFT: i32> Codes<Avx2> for Nibbles<C, SHIFT> {
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn add_to_four<const FACTOR: i16>(
+unsafe fn add_to_four<S: Simd<W = W>, const FACTOR: i16>(
     bits: u32,
     groups: Range<usize>,
-    codes: &impl Codes<Avx2>,
+    codes: &impl Codes<S>,
     x: *const i8,
     stride: usize,
     sums: &mut [W; 4],
@@ -156,10 +156,10 @@ unsafe fn widen<const R: usize>(parts: [W; R], factor: i16, sums: &mut [W; R]) {
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn add_to_half<const H: usize, const R: usize>(
+unsafe fn add_to_half<S: Simd<W = W>, const H: usize, const R: usize>(
     bits: u32,
     groups: Range<usize>,
-    codes: &impl Codes<Avx2>,
+    codes: &impl Codes<S>,
     x: *const i8,
     stride: usize,
     sums: &mut [W; R],
