@@ -22,9 +22,6 @@ pub unsafe trait Format: Copy + 'static {
     const BITS: u32;
     /// The code that stands for zero is two to this power; `None` where sub-blocks have minima.
     const ZERO: Option<u32>;
-    /// Groups of rows from which decoding to memory, once for all of them, is faster than decoding once for each. With two groups
-    /// of Q4_0 it is 7% slower, of K-quants 12% faster.
-    const MANY: usize = if Self::BLOCK > 32 { 2 } else { 3 };
     /// Whether blocks come from memory rather than from a cache.
     const STREAMED: bool = true;
 
