@@ -3,6 +3,10 @@
 //!
 //! For few rows a tile is decoded on its way through the registers. For many a chunk of its columns is decoded to memory
 //! that the first-level cache holds, and meets the same columns of a band of rows, which the second-level cache holds.
+//!
+//! Tried on AVX-512 for 16 rows, and dropped: groups of 16, which decode once and have 16 sums that do not wait for each other
+//! (Q4_K 13% faster, Q4_0 13% and Q6_K 9% slower: scaled sums go through memory), and two sub-blocks of eight rows at once (Q4_0 10%
+//! slower). Conversions, scales and decoding leave the products two thirds of the two units that do all of them.
 
 use super::activations::{BLOCK, Scratch, in_row_groups, record};
 use super::cpu::PartJob;
