@@ -401,7 +401,7 @@ mod tests {
             (aieng_engine_config { device: 5, ..zero() }, "config.device: 5 is no aieng_device"),
             (aieng_engine_config { reserved: 1, ..zero() }, "config.reserved: 1, and must be 0"),
             (aieng_engine_config { gpu: 1, ..zero() }, "config.gpu: 1, but the device is no GPU"),
-            (aieng_engine_config { isa: 6, ..zero() }, "config.isa: 6 is no aieng_isa"),
+            (aieng_engine_config { isa: 7, ..zero() }, "config.isa: 7 is no aieng_isa"),
             (aieng_engine_config { kv_type: 5, ..zero() }, "config.kv_type: 5 is no aieng_kv_type"),
             (
                 aieng_engine_config { device: AIENG_DEVICE_REFERENCE, isa: AIENG_ISA_AVX2, ..zero() },

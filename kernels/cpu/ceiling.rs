@@ -316,48 +316,47 @@ mod x86 {
     pub const OPERATIONS_DPBF16: f64 = (2 * 32 * SUMS) as f64;
     pub const OPERATIONS_MADDUBS: f64 = (2 * 32 * SUMS) as f64;
 
-    /// # Safety
-    /// Needs AVX-512 F and VNNI.
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    pub unsafe fn dpbusd(rounds: usize) {
-        let (x, y) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
-        let mut sums = [_mm512_setzero_si512(); SUMS];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = _mm512_dpbusd_epi32(*sum, x, y);
+    /// A loop of an instruction that multiplies its factors and adds to a sum.
+    macro_rules! products {
+        ($name:ident, $needs:literal, $features:literal, $sum:expr, $factor:expr, $product:ident) => {
+            #[doc = concat!("# Safety\nNeeds ", $needs, ".")]
+            #[target_feature(enable = $features)]
+            pub unsafe fn $name(rounds: usize) {
+                let (x, y) = ($factor, $factor);
+                let mut sums = [$sum; SUMS];
+                for _ in 0..rounds {
+                    for sum in &mut sums {
+                        *sum = $product(*sum, x, y);
+                    }
+                }
+                black_box(sums);
             }
-        }
-        black_box(sums);
+        };
     }
-
-    /// # Safety
-    /// Needs AVX-VNNI.
-    #[target_feature(enable = "avx2,avxvnni")]
-    pub unsafe fn dpbusd_of_halves(rounds: usize) {
-        let (x, y) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi8(black_box(5)));
-        let mut sums = [_mm256_setzero_si256(); SUMS];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = _mm256_dpbusd_avx_epi32(*sum, x, y);
-            }
-        }
-        black_box(sums);
-    }
-
-    /// # Safety
-    /// Needs AVX-512 F and BF16.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub unsafe fn dpbf16(rounds: usize) {
-        let ones = _mm512_set1_ps(black_box(1.0));
-        let (x, y) = (_mm512_cvtne2ps_pbh(ones, ones), _mm512_cvtne2ps_pbh(ones, ones));
-        let mut sums = [_mm512_setzero_ps(); SUMS];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = _mm512_dpbf16_ps(*sum, x, y);
-            }
-        }
-        black_box(sums);
-    }
+    products!(
+        dpbusd,
+        "AVX-512 F and VNNI",
+        "avx512f,avx512vnni",
+        _mm512_setzero_si512(),
+        _mm512_set1_epi8(black_box(3)),
+        _mm512_dpbusd_epi32
+    );
+    products!(
+        dpbusd_of_halves,
+        "AVX-VNNI",
+        "avx2,avxvnni",
+        _mm256_setzero_si256(),
+        _mm256_set1_epi8(black_box(3)),
+        _mm256_dpbusd_avx_epi32
+    );
+    products!(
+        dpbf16,
+        "AVX-512 F and BF16",
+        "avx512f,avx512bf16",
+        _mm512_setzero_ps(),
+        _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(1.0)), _mm512_set1_ps(black_box(1.0))),
+        _mm512_dpbf16_ps
+    );
 
     /// Products of pairs, and the addition that sums them in 16 bits: what a kernel needs at least. The product takes the sum
     /// as its factor, so that it cannot be computed once for all rounds.

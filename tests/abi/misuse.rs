@@ -306,7 +306,7 @@ fn unknown_values_are_refused() {
         (Config { device: 5, ..zero() }, "config.device: 5"),
         (Config { gpu: 1, ..zero() }, "config.gpu: 1"),
         (Config { device: u32::MAX, ..zero() }, "config.device: 4294967295"),
-        (Config { isa: 6, ..zero() }, "config.isa: 6"),
+        (Config { isa: 7, ..zero() }, "config.isa: 7"),
         (Config { kv_type: 5, ..zero() }, "config.kv_type: 5"),
         (Config { policy: 3, ..zero() }, "config.policy: 3"),
         (Config { log_level: 5, ..zero() }, "config.log_level: 5"),
