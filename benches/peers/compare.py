@@ -1,9 +1,9 @@
 """aieng beside other engines: the same file, threads and sizes, in turns (A B A B), in one run. `tools/bench --peers` calls this.
 
-The peer is llama.cpp; it is built once, under .toolchain/peers, which takes some minutes. `ratio` is an engine's median over
-the fastest peer's of the row: above 1 is faster; for seconds and MiB below 1 is better. Where one sequence decodes, a
-ceiling takes its turn: the speed that the machine's memory bandwidth allows. `--engines` adds others where they install;
-`--isa` holds aieng and llama.cpp to the instructions of a lesser machine.
+The peer is llama.cpp; it is built once, under .toolchain/peers (peers-ISA for `--isa`), which takes some minutes. `ratio` is an
+engine's median over the fastest peer's of the row: above 1 is faster; for seconds and MiB below 1 is better. Where one sequence
+decodes, a ceiling takes its turn: the speed that the machine's memory bandwidth allows. `--engines` adds others where they
+install; `--isa` holds aieng and llama.cpp, but not those, to the instructions of a lesser machine.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def arguments():
     parser.add_argument("--rows", default="*", help="names, separated by commas; * stands for anything [all]")
     parser.add_argument("--threads", type=int, default=cores(), help="where a row does not say 1 [%(default)s]")
     parser.add_argument("--reps", type=int, default=5, help="turns of each engine [%(default)s]")
-    parser.add_argument("--isa", choices=engines.ISAS, help="instructions that both may use [all that the machine has]")
+    parser.add_argument("--isa", choices=engines.ISAS, help="what aieng and llama.cpp may use at most [all that the machine has]")
     parser.add_argument("--engines", default="", help=f"optional peers, separated by commas: {', '.join(engines.OPTIONAL)}")
     parser.add_argument("--json", metavar="FILE", help="write the machine and the rows there, too")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the ratios")

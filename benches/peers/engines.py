@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target" / "release" / "aieng"
 TOOLCHAIN = ROOT / ".toolchain"
 PROMPT = "The capital of France is"
-# What llama.cpp is built with to use the instructions that aieng's --isa of this name does, whatever else the machine has.
+# What llama.cpp is built with for machines on which aieng takes the --isa of this name (those with AVX-512 VNNI have VBMI, which
+# aieng does not use, but for the first of them).
 AVX2 = "-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
 AVX512 = f"{AVX2} -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON"
 ISAS = {"avx2": AVX2, "avx-vnni": f"{AVX2} -DGGML_AVX_VNNI=ON", "avx512": AVX512, "avx512-bf16": f"{AVX512} -DGGML_AVX512_BF16=ON"}
